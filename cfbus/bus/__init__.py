@@ -1,0 +1,1 @@
+"""How peers talk: messages, frames, keys, admission, sockets."""

@@ -1,0 +1,1 @@
+"""Where images come from: each source lists shards and reads ranges of them."""

@@ -1,0 +1,1 @@
+"""What is kept: listing, journal, segments, manifest; ledger and registry."""

@@ -1,0 +1,1 @@
+"""The daemons: flags to configuration, cores and adapters chosen, runtime started."""
