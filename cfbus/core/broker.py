@@ -1,0 +1,418 @@
+"""The broker's core: who may do what now, and what follows from each message.
+
+Sans-IO: ``handle``, ``tick`` and the like take an event and the time and return effects in order; the shell
+carries them out (see ``cfbus.core.effects``). Knows nothing of sockets, files, clocks or randomness.
+
+Invariants: nothing a peer sends raises out of here; it becomes an ERROR or a refusal, and a count. Nothing is
+granted before the first catch-up with the writer. An ACK `stored` follows only from the writer's word. Everything
+here can be rebuilt from the store; only leases are worth remembering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from cfbus.bus import messages as m
+from cfbus.bus.messages import Role
+from cfbus.core.blame import Claims
+from cfbus.core.catchup import CatchUp
+from cfbus.core.effects import Connection, Effect, LeaseRow, Note, Peer, SaveLease, Send, Stop
+from cfbus.core.granting import Granting
+from cfbus.core.leases import LeaseState, LeaseTable
+from cfbus.core.passes import Pass, Shards
+from cfbus.core.ranges import RangeSet
+from cfbus.core.state import Counts, PeerState, Remembered, Rules, WriterState
+from cfbus.core.verdicts import Verdicts
+from cfbus.core.watching import status
+
+SOFTWARE = "cfbus"
+SILENT_HEARTBEATS = 3.5
+"""A peer that was silent for this many heartbeats has to say HELLO again."""
+
+
+class Broker:
+    """The state of one bus."""
+
+    def __init__(self, rules: Rules, new_id: Callable[[], str], remembered: Remembered, now: float) -> None:
+        self.rules = rules
+        self.new_id = new_id
+        self.shards = Shards()
+        self.passes: dict[int, Pass] = {}
+        self.leases = LeaseTable()
+        self.claims = Claims(rules.max_attempts)
+        self.peers: dict[Connection, PeerState] = {}
+        self.routes: dict[str, Connection] = {}
+        self.writer: WriterState | None = None
+        self.store_id = remembered.store_id
+        self.position = remembered.position
+        self.wall = 0
+        self.paused = False
+        self.ready = False  # true from the first catch-up on: only then are leases known
+        self.counts = Counts(granted=remembered.granted)
+        self.captions = 0
+        self.dead_letters = 0
+        self.contributors: tuple[tuple[str, str, int], ...] = ()
+        self._stopped_at: float | None = now
+        self._unsaved: dict[str, LeaseRow] = {}
+        self.samples: list[tuple[float, int]] = []
+        self._remembered = remembered.leases
+        self.granting = Granting(self)
+        self.verdicts = Verdicts(self)
+        self.catchup = CatchUp(self)
+
+    # ------------------------------------------------------------------ events
+
+    def handle(self, peer: Peer, message: m.Message, payload: bytes, now: float, wall: int) -> list[Effect]:
+        """A message came in. ``now`` in seconds of a clock that never jumps, ``wall`` in microseconds UTC."""
+        self.wall = wall
+        if type(message) not in m.MAY_SEND[peer.role]:
+            return self.refuse(peer, "not-allowed", f"A {peer.role} may not send {message.TAG}.")
+        if isinstance(message, m.Hello):
+            return self._settle(self._hello(peer, message, now), now)
+        known = self.peers.get(peer.connection)
+        if known is None or known.peer.key != peer.key:
+            return [Send(peer.connection, m.Error(code="hello-first", sentence="Introduce yourself first."))]
+        known.heard = now
+        if isinstance(message, m.Result):
+            return self._result(known, message, payload)
+        return self._settle(self._dispatch(known, message, payload, now), now)
+
+    def _dispatch(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:
+        match message:
+            case m.Heartbeat():
+                known.rate, known.in_flight = message.rate, message.in_flight
+                known.unacked_bytes = message.unacked_bytes
+                return [Send(known.peer.connection, m.Heartbeat())]
+            case m.Lease():
+                return self.granting.request(known, message, now)
+            case m.Renew():
+                return self._renew(known, message, now)
+            case m.Failed():
+                return self.verdicts.failed(known, message)
+            case m.Release():
+                return self._release(known, message)
+            case m.Drain():
+                known.draining = True
+                self.granting.forget(known.peer.connection)
+                return []
+            case m.Bye():
+                return self._leave(known, now)
+            case m.Admin():
+                return self._admin(known, message, now)
+            case _:
+                return self._from_writer(known, message, payload, now)
+
+    def _from_writer(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:
+        if self.writer is None or self.writer.connection != known.peer.connection:
+            return self.refuse(known.peer, "not-the-writer", "Another writer serves this bus now.", fatal=True)
+        self.writer.heard = now
+        match message:
+            case m.Commit():
+                return self.catchup.commit(self.writer, message, now)
+            case m.State():
+                return self.catchup.state(self.writer, message, payload)
+            case m.Listed():
+                return self.granting.listed(message, payload, now)
+            case m.Done():
+                return self.catchup.task_done(message)
+            case _:
+                return []
+
+    def tick(self, now: float, wall: int) -> list[Effect]:
+        """Time has passed."""
+        self.wall = wall
+        effects: list[Effect] = []
+        silent = self.rules.heartbeat_seconds * SILENT_HEARTBEATS
+        for connection, state in list(self.peers.items()):
+            if now - state.heard > silent:
+                effects += self._lose(connection, state)
+        self._run_clocks(now)
+        effects += [*self.granting.ask_listing_again(now), *self.catchup.ask_again(now)]
+        if self._stopped_at is None:
+            for lease in self.leases.expired(now):
+                effects.append(self._note_lease("lease.expired", lease))
+                self.end_lease(lease)
+        self.samples.append((now, self.done_items))
+        self.samples = [sample for sample in self.samples if now - sample[0] <= 60.0]
+        return self._settle(effects, now)
+
+    def next_deadline(self) -> float | None:
+        """When ``tick`` has something to do, at the latest."""
+        silent = self.rules.heartbeat_seconds * SILENT_HEARTBEATS
+        times = [state.heard + silent for state in self.peers.values()]
+        lease = self.leases.next_deadline()
+        if lease is not None and self._stopped_at is None:
+            times.append(lease)
+        if self.granting.waiting and self._stopped_at is None:
+            times.append(self.granting.look_again)
+        return min(times, default=None)
+
+    # ------------------------------------------------------------------ peers
+
+    def _hello(self, peer: Peer, message: m.Hello, now: float) -> list[Effect]:
+        if message.role != peer.role:
+            return self.refuse(peer, "role", f"This key is a {peer.role}'s, not a {message.role}'s.", fatal=True)
+        state = PeerState(peer, message.instance, message.name, message.concurrency, now)
+        if peer.role is Role.WRITER:
+            return self.catchup.hello(state, message, now)
+        self.peers[peer.connection] = state
+        effects: list[Effect] = []
+        lost: tuple[str, ...] = ()
+        if peer.role is Role.WORKER:
+            lost = self._take_up(state, message, now)
+            self.routes[message.instance] = peer.connection
+            effects.append(Note("worker.joined", (("worker", message.name), ("contributor", peer.contributor))))
+        return [self.welcome(state, lost), *effects]
+
+    def welcome(self, state: PeerState, lost: tuple[str, ...] = ()) -> Send:
+        """How this bus is run, for a peer that has introduced itself."""
+        welcome = m.Welcome(
+            software=SOFTWARE,
+            store_id=self.store_id or None,
+            dataset=self.rules.dataset,
+            heartbeat_seconds=self.rules.heartbeat_seconds,
+            lease_seconds=self.rules.lease_seconds,
+            window=self.window(),
+            generation=self.rules.generation,
+            spec=self.rules.spec if state.peer.role is Role.WORKER else None,
+            lost=lost,
+        )
+        return Send(state.peer.connection, welcome)
+
+    def _take_up(self, state: PeerState, message: m.Hello, now: float) -> tuple[str, ...]:
+        """Leases that the worker says it holds go on; those that it does not know of end. Returns the lost ones."""
+        held = set(message.held)
+        for lease in list(self.leases.current()):
+            if lease.row.instance != message.instance or lease.row.contributor != state.peer.contributor:
+                continue
+            if lease.row.lease in held:
+                lease.connection = state.peer.connection
+                lease.deadline = max(lease.deadline, now + self.rules.lease_seconds)
+            elif not lease.preparing:
+                self.end_lease(lease)
+        known = (self.leases.get(lease) for lease in message.held)
+        current = {lease.row.lease for lease in known if lease and lease.current and self.owns(state, lease)}
+        current |= {row.lease for row in self._remembered if row.current and row.instance == message.instance}
+        return tuple(lease for lease in message.held if lease not in current)
+
+    def owns(self, state: PeerState, lease: LeaseState) -> bool:
+        """The lease was given to this contributor's instance."""
+        return lease.row.contributor == state.peer.contributor and lease.row.instance == state.instance
+
+    def _leave(self, state: PeerState, now: float) -> list[Effect]:
+        for lease in list(self.leases.current()):
+            if self.owns(state, lease):
+                self.end_lease(lease)
+        return self._lose(state.peer.connection, state)
+
+    def _lose(self, connection: Connection, state: PeerState) -> list[Effect]:
+        self.peers.pop(connection, None)
+        self.granting.forget(connection)
+        if self.routes.get(state.instance) == connection:
+            del self.routes[state.instance]
+        if self.writer is not None and self.writer.connection == connection:
+            self.writer = None
+            self.granting.cancel_preparing()
+        return [Note("peer.left", (("role", state.peer.role.value), ("name", state.name)))]
+
+    def workers(self) -> list[PeerState]:
+        """The workers on the bus that take work."""
+        return [s for s in self.peers.values() if s.peer.role is Role.WORKER and not s.draining]
+
+    def window(self) -> int:
+        """How many unacked bytes each worker may hold."""
+        room = self.writer.room if self.writer else 0
+        return max(room // max(len(self.workers()), 1), m.MAX_FRAME_BYTES)
+
+    # ------------------------------------------------------------------ leases and results
+
+    def _result(self, known: PeerState, message: m.Result, payload: bytes) -> list[Effect]:
+        if not self.ready:
+            self.counts.dropped_without_writer += 1
+            return []
+        lease = self.leases.get(message.lease)
+        problem = self._result_problem(known, lease, message, payload)
+        if problem or lease is None:
+            self.counts.refused_results += 1
+            return [self._ack(known, message, "refused", problem), Note("result.refused", (("why", problem),))]
+        self.routes[message.instance] = known.peer.connection
+        row = lease.row
+        if not self.passes[row.pass_number].undone_in(row.shard, message.ranges):
+            self.counts.duplicates += 1
+            return [self._ack(known, message, "duplicate", "")]
+        if self.writer is None:
+            # The worker keeps it and sends it again; nobody else has to remember.
+            self.counts.dropped_without_writer += 1
+            return []
+        origin = m.Origin(
+            contributor=known.peer.contributor,
+            key=known.peer.key,
+            job=row.job,
+            pass_number=row.pass_number,
+            shard=row.shard,
+            received=self.wall,
+        )
+        return [Send(self.writer.connection, message.model_copy(update={"origin": origin}), payload)]
+
+    def _result_problem(self, known: PeerState, lease: LeaseState | None, message: m.Result, payload: bytes) -> str:
+        if lease is None or lease.row.contributor != known.peer.contributor or lease.row.instance != message.instance:
+            return "no such lease of yours"
+        if message.ranges[0][0] < lease.row.start or message.ranges[-1][1] > lease.row.end:
+            return "items outside the lease"
+        if message.origin is not None or message.table != "captions":
+            return "only the broker may say so"
+        if len(payload) != message.size:
+            return "the payload is not as long as the header says"
+        return ""
+
+    def _ack(self, known: PeerState, message: m.Result, status: str, reason: str) -> Send:
+        acked = m.Acked.model_validate(
+            {"instance": message.instance, "number": message.number, "status": status, "reason": reason}
+        )
+        return Send(known.peer.connection, m.Ack(results=(acked,), window=self.window()))
+
+    def _renew(self, known: PeerState, message: m.Renew, now: float) -> list[Effect]:
+        known.rate, known.unacked_bytes = message.rate, message.unacked_bytes
+        if not self.ready:
+            return []
+        states = []
+        for held in message.leases:
+            lease = self.leases.get(held.lease)
+            if lease is None or not self.owns(known, lease) or not lease.current:
+                states.append(m.LeaseState(lease=held.lease, current=False, ttl=0.0))
+                continue
+            lease.rate = message.rate
+            captioned = min(held.captioned, lease.items)
+            if captioned > lease.captioned:
+                lease.captioned, lease.progressed = captioned, now
+                lease.deadline = now + self.rules.lease_seconds
+            states.append(self.lease_state(lease, now))
+        renewed = m.Renewed(leases=tuple(states), window=self.window())
+        return [Send(known.peer.connection, renewed)]
+
+    def lease_state(self, lease: LeaseState, now: float) -> m.LeaseState:
+        """What a holder is told of its lease."""
+        row = lease.row
+        done = self.passes[row.pass_number].done_in(row.shard, row.start, row.end)
+        ttl = max(lease.deadline - now, 0.0)
+        return m.LeaseState(lease=row.lease, current=lease.current, ttl=ttl, done=done[:4096])
+
+    def _release(self, known: PeerState, message: m.Release) -> list[Effect]:
+        lease = self.leases.get(message.lease)
+        if lease is None or not lease.current or not self.owns(known, lease):
+            return []
+        back = message.ranges or ((lease.row.start, lease.row.end),)
+        self.free(lease, self.leases.give_back(lease, back))
+        if not lease.undone:
+            self.end_lease(lease)
+        return []
+
+    def end_lease(self, lease: LeaseState) -> None:
+        """The lease runs no more; what nobody else covers is free again."""
+        if lease.current:
+            self.counts.ended += 1
+            self.free(lease, self.leases.end(lease))
+            if not lease.preparing:
+                lease.row = replace(lease.row, current=False)
+                self.save(lease)
+
+    def save(self, lease: LeaseState) -> None:
+        """The ledger should keep the lease as it is now, before anything that follows from it is sent."""
+        self._unsaved[lease.row.lease] = lease.row
+
+    def free(self, lease: LeaseState, pairs: Iterable[tuple[int, int]]) -> None:
+        """These items of the lease have no holder: free, or, if they were accused, waiting to be tried again."""
+        row = lease.row
+        items = RangeSet(pairs)
+        for index in self.claims.accused(row.pass_number, row.shard):
+            if index in items:
+                self.claims.put_back((row.pass_number, row.shard, index))
+                items.remove(index, index + 1)
+        self.passes[row.pass_number].release(row.shard, items)
+
+    # ------------------------------------------------------------------ the rest
+
+    def _admin(self, known: PeerState, message: m.Admin, now: float) -> list[Effect]:
+        facts: tuple[tuple[str, str], ...] = ()
+        problem = ""
+        if message.verb in ("pause", "resume"):
+            self.paused = message.verb == "pause"
+            facts = (("paused", "yes" if self.paused else "no"),)
+        elif message.verb == "status":
+            view = status(self, now)
+            shown = {**view.model_dump(exclude={"workers"}), "workers": len(view.workers)}
+            facts = tuple((name, str(value)) for name, value in shown.items())
+        else:
+            problem = f"There is no verb {message.verb!r}."
+        reply = m.Reply(request=message.request, facts=facts, problem=problem)
+        return [Send(known.peer.connection, reply), Note("admin.call", (("verb", message.verb), ("who", known.name)))]
+
+    def refuse(self, peer: Peer, code: str, sentence: str, *, fatal: bool = False) -> list[Effect]:
+        """An ERROR, and a count."""
+        self.counts.refused_messages[code] = self.counts.refused_messages.get(code, 0) + 1
+        note = Note("message.refused", (("code", code), ("contributor", peer.contributor), ("why", sentence)))
+        return [Send(peer.connection, m.Error(code=code, sentence=sentence, fatal=fatal)), note]
+
+    def _settle(self, effects: list[Effect], now: float) -> list[Effect]:
+        if any(isinstance(effect, Stop) for effect in effects):
+            return effects
+        self._run_clocks(now)
+        self.adopt_remembered(now)
+        effects += [*self.catchup.ask_for_work(now), *self.granting.serve(now)]
+        saves = [SaveLease(row) for row in self._unsaved.values()]
+        self._unsaved.clear()
+        return [*saves, *effects]
+
+    def adopt_remembered(self, now: float) -> None:
+        """Leases from before a restart get a full time to live, once their pass is known again."""
+        if self.ready or self.writer is None or not self.writer.caught_up:
+            return
+        self.ready = True
+        for row in self._remembered:
+            walk = self.passes.get(row.pass_number)
+            if walk is None or row.shard >= len(self.shards) or row.end > self.shards.lengths[row.shard]:
+                continue
+            undone = RangeSet(walk.undone_in(row.shard, [(row.start, row.end)]))
+            current = row.current and bool(undone) and not self._overlaps(row, undone)
+            connection = self.routes.get(row.instance)
+            deadline = now + self.rules.lease_seconds
+            row = replace(row, current=current)
+            self.leases.add(LeaseState(row, connection, deadline, now, undone, progressed=now, current=current))
+            if current:
+                walk.hold(row.shard, undone)
+        self._remembered = ()
+
+    def _overlaps(self, row: LeaseRow, undone: RangeSet) -> bool:
+        same = (other for other in self.leases.at(row.pass_number, row.shard) if other.current)
+        return any(other.row.backup == row.backup and other.undone.within(a, b) for other in same for a, b in undone)
+
+    def _run_clocks(self, now: float) -> None:
+        """Lease clocks stand still while nothing can become durable."""
+        flowing = self.writer is not None and self.writer.caught_up and self.writer.state == "open"
+        if flowing and self._stopped_at is not None:
+            self.leases.postpone(now - self._stopped_at)
+            self._stopped_at = None
+        elif not flowing and self._stopped_at is None:
+            self._stopped_at = now
+
+    def _note_lease(self, event: str, lease: LeaseState) -> Note:
+        return Note(event, (("job", lease.row.job), ("contributor", lease.row.contributor)))
+
+    @property
+    def done_items(self) -> int:
+        """Items done, over all passes."""
+        return sum(walk.done_items for walk in self.passes.values())
+
+    @property
+    def finished(self) -> bool:
+        """Everything that is listed is done, and everything is listed."""
+        caught_up = self.writer is not None and self.writer.caught_up
+        complete = bool(self.passes) and all(walk.complete for walk in self.passes.values())
+        return caught_up and self.catchup.scanned and complete and not self.catchup.missing_slots
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        self.leases.check()
+        for walk in self.passes.values():
+            walk.check()

@@ -1,0 +1,308 @@
+"""Following the writer: its state at HELLO, its COMMITs after that, and the work asked of it.
+
+Part of the broker's core. The store is the only truth; what is kept here is a picture of it. Positions have no gaps:
+a COMMIT that does not follow on the one before means that one was lost, and the whole state is asked for again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from cfbus.bus import messages as m
+from cfbus.bus.columns import build
+from cfbus.bus.messages import Role
+from cfbus.bus.wire import WireError, decode_table, encode_table
+from cfbus.core.effects import Connection, DropLeases, Effect, Note, SavePosition, Send, Stop
+from cfbus.core.passes import Pass
+from cfbus.core.state import WriterState
+
+if TYPE_CHECKING:
+    from cfbus.core.broker import Broker
+    from cfbus.core.state import PeerState
+
+MAX_SNAPSHOT_LEASES = 1000
+ASK_AGAIN_SECONDS = 10.0
+
+
+class CatchUp:
+    """The broker's picture of the store, and the tasks that it has given to the writer."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._tasks: dict[str, m.Task] = {}
+        self._asked_at = 0.0
+        self._writer_instance = ""
+        self._payloads: dict[str, bytes] = {}
+        self._sealing_at = -1
+        self._sealed_at = -1
+        self.scanned = False
+        self.problem = ""
+
+    @property
+    def sealed(self) -> bool:
+        """All that is durable is in segments."""
+        return self._sealed_at >= self._broker.position
+
+    @property
+    def missing_slots(self) -> tuple[str, ...]:
+        """Slots of the configuration that no pass has yet."""
+        covered = {slot for walk in self._broker.passes.values() for slot in walk.slots}
+        return tuple(slot.name for slot in self._broker.rules.spec.slots if slot.name not in covered)
+
+    # ------------------------------------------------------------------ HELLO and state
+
+    def hello(self, state: PeerState, message: m.Hello, now: float) -> list[Effect]:
+        """A writer introduces itself, with its store."""
+        broker, facts = self._broker, message.store
+        problem = self._hello_problem(facts)
+        if problem or facts is None:
+            return broker.refuse(state.peer, "store", problem, fatal=True)
+        # The same process again (a HELLO that came twice) may be behind its own COMMITs; a new one may not.
+        again = state.instance == self._writer_instance
+        if facts.position < broker.position and not again and not broker.rules.accept_loss:
+            return [
+                Stop(
+                    f"The writer's store ends at position {facts.position}, but {broker.position} was acknowledged: "
+                    "captions that were acknowledged are gone.",
+                    "Look at the disk and the backups of the store first. To go on without what was lost, start "
+                    "cfbus-broker once with --accept-loss.",
+                )
+            ]
+        broker.peers[state.peer.connection] = state
+        broker.store_id = facts.store_id
+        broker.position = max(facts.position, broker.position) if again else facts.position
+        self._writer_instance = state.instance
+        broker.granting.cancel_preparing()
+        self._asked_at = now
+        broker.writer = WriterState(state.peer.connection, facts.store_id, facts.position, now)
+        return [
+            SavePosition(facts.store_id, broker.position),
+            broker.welcome(state),
+            Send(state.peer.connection, m.Since(shards=len(broker.shards))),
+            Note("writer.joined", (("store", facts.store_id), ("position", facts.position))),
+        ]
+
+    def _hello_problem(self, facts: m.StoreFacts | None) -> str:
+        broker = self._broker
+        if facts is None:
+            return "A writer has to say which store it has."
+        if facts.dataset != broker.rules.dataset:
+            return f"This bus captions {broker.rules.dataset!r}; the writer's store is of {facts.dataset!r}."
+        if broker.store_id and facts.store_id != broker.store_id:
+            return (
+                f"This broker knows store {broker.store_id}, the writer has {facts.store_id}. Start the writer of the "
+                "right store, or give the broker a data directory of its own for this one."
+            )
+        return ""
+
+    def state(self, writer: WriterState, message: m.State, payload: bytes) -> list[Effect]:
+        """A page of the writer's state."""
+        try:
+            table = decode_table(message.table, payload)
+        except WireError as error:
+            return [Note("writer.bad-state", (("why", str(error)),))]
+        broker = self._broker
+        for facts in message.passes:
+            if facts.number not in broker.passes:
+                broker.passes[facts.number] = Pass(facts.number, facts.slots, broker.shards)
+        if message.table == "shards":
+            if message.first > len(broker.shards):
+                return [Send(writer.connection, m.Since(shards=len(broker.shards)))]
+            names, lengths = table.text("name").texts(), table.numbers("length").tolist()
+            for name, length in list(zip(names, lengths, strict=True))[len(broker.shards) - message.first :]:
+                broker.shards.add(name, length)
+        else:
+            rows = (table.numbers(name).tolist() for name in ("pass_number", "shard", "start", "end"))
+            for number, shard, start, end in zip(*rows, strict=True):
+                self._mark_done(number, shard, ((start, end),))
+        if message.snapshot and message.last and not writer.caught_up:
+            return self._caught_up(writer, message)
+        return []
+
+    def _caught_up(self, writer: WriterState, message: m.State) -> list[Effect]:
+        broker = self._broker
+        writer.caught_up = True
+        writer.position = broker.position = max(broker.position, message.position)
+        effects: list[Effect] = [Note("writer.caught-up", (("position", broker.position),))]
+        effects += self._send_tasks()
+        effects += broker.verdicts.send_again()
+        return effects + self._resend()
+
+    def _resend(self) -> list[Effect]:
+        workers = [state for state in self._broker.peers.values() if state.peer.role is Role.WORKER]
+        return [Send(state.peer.connection, m.Resend()) for state in workers]
+
+    def ask_again(self, now: float) -> list[Effect]:
+        """The writer did not answer for a while: a question or its answer may have been lost. Asking twice is
+        harmless."""
+        broker = self._broker
+        if broker.writer is None or now - self._asked_at < ASK_AGAIN_SECONDS:
+            return []
+        self._asked_at = now
+        if not broker.writer.caught_up:
+            return [Send(broker.writer.connection, m.Since(shards=len(broker.shards)))]
+        return [*self._send_tasks(), *broker.verdicts.send_again()]
+
+    def _send_tasks(self) -> list[Effect]:
+        assert self._broker.writer is not None
+        to = self._broker.writer.connection
+        return [Send(to, task, self._payloads.get(task.task, b"")) for task in self._tasks.values()]
+
+    def _mark_done(self, number: int, shard: int, pairs: tuple[tuple[int, int], ...]) -> list[Effect]:
+        broker = self._broker
+        walk = broker.passes.get(number)
+        if walk is None or shard >= len(broker.shards):
+            return []
+        walk.mark_done(shard, pairs)
+        for lease in broker.leases.mark_done(number, shard, pairs):
+            if not lease.undone and not lease.preparing:
+                broker.end_lease(lease)
+        for index in broker.claims.accused(number, shard):
+            if any(start <= index < end for start, end in pairs):
+                broker.claims.clear((number, shard, index))
+        if walk.shard_complete(shard):
+            gone = broker.leases.forget(number, shard)
+            return [DropLeases(gone)] if gone else []
+        return []
+
+    # ------------------------------------------------------------------ COMMIT
+
+    def commit(self, writer: WriterState, message: m.Commit, now: float) -> list[Effect]:
+        """The writer says what is durable now."""
+        broker = self._broker
+        effects: list[Effect] = []
+        if message.state == "open" != writer.state:
+            effects += self._resend()
+        writer.room, writer.state = message.room, message.state
+        broker.captions, broker.dead_letters = message.captions, message.dead_letters
+        behind = message.after > writer.position or message.shards > len(broker.shards)
+        if writer.caught_up and (behind or message.passes > len(broker.passes)):
+            writer.caught_up = False
+            self._asked_at = now
+            effects.append(Send(writer.connection, m.Since(shards=len(broker.shards))))
+        writer.position = max(writer.position, message.position)
+        if message.position > broker.position:
+            broker.position = message.position
+            effects.append(SavePosition(writer.store_id, message.position))
+        acks: dict[Connection, list[m.Acked]] = defaultdict(list)
+        for stored in message.results:
+            effects += self._stored(stored, acks)
+        window = broker.window()
+        effects += [Send(to, m.Ack(results=tuple(acked), window=window)) for to, acked in acks.items()]
+        return effects + self._done_elsewhere(message, now)
+
+    def _stored(self, stored: m.Stored, acks: dict[Connection, list[m.Acked]]) -> list[Effect]:
+        broker = self._broker
+        if stored.instance == broker.rules.instance:
+            broker.verdicts.settled(stored.number)
+        else:
+            route = broker.routes.get(stored.instance)
+            if route is not None:
+                acked = m.Acked(
+                    instance=stored.instance, number=stored.number, status=stored.status, reason=stored.reason
+                )
+                acks[route].append(acked)
+        if stored.status == "refused":
+            broker.counts.refused_results += 1
+            return [Note("result.refused", (("why", stored.reason), ("instance", stored.instance)))]
+        broker.counts.duplicates += stored.status == "duplicate"
+        return self._mark_done(stored.pass_number, stored.shard, stored.ranges)
+
+    def _done_elsewhere(self, message: m.Commit, now: float) -> list[Effect]:
+        """Holders of other leases over these items are told at once, so that they skip them."""
+        broker = self._broker
+        stored = [result for result in message.results if result.status == "stored"]
+        places = {(result.pass_number, result.shard): result.instance for result in stored}
+        effects: list[Effect] = []
+        for (number, shard), by in places.items():
+            leases = broker.leases.at(number, shard)
+            if not any(lease.row.backup for lease in leases):
+                continue
+            for lease in leases:
+                if lease.row.instance == by or lease.preparing or lease.connection is None:
+                    continue
+                done = lease.items - len(lease.undone)
+                if done > lease.told:
+                    lease.told = done
+                    state = broker.lease_state(lease, now)
+                    effects.append(Send(lease.connection, m.Renewed(leases=(state,), window=broker.window())))
+        return effects
+
+    # ------------------------------------------------------------------ tasks
+
+    def ask_for_work(self, now: float) -> list[Effect]:
+        """What the writer should be doing and is not asked to yet."""
+        broker = self._broker
+        if broker.writer is None or not broker.writer.caught_up:
+            return []
+        kinds = {task.kind for task in self._tasks.values()}
+        if not self.scanned:
+            return [] if "scan" in kinds or self.problem else self._ask("scan")
+        missing = self.missing_slots
+        if missing and "open-pass" not in kinds:
+            return self._ask("open-pass", slots=missing)
+        if broker.finished and not self.sealed and self._sealing_at < broker.position:
+            self._sealing_at = broker.position
+            return [
+                *self._ask("jobs", payload=self._jobs(now)),
+                *self._ask("contributors", payload=self._contributors()),
+                *self._ask("seal"),
+            ]
+        return []
+
+    def _ask(self, kind: str, *, slots: tuple[str, ...] = (), payload: bytes = b"") -> list[Effect]:
+        broker = self._broker
+        assert broker.writer is not None
+        task = m.Task.model_validate({"task": broker.new_id(), "kind": kind, "slots": slots})
+        self._tasks[task.task] = task
+        self._payloads[task.task] = payload
+        return [Send(broker.writer.connection, task, payload)]
+
+    def task_done(self, message: m.Done) -> list[Effect]:
+        """The writer ended a task."""
+        task = self._tasks.pop(message.task, None)
+        self._payloads.pop(message.task, None)
+        if task is None:
+            return []
+        if message.problem:
+            self.problem = message.problem
+            return [Note("task.failed", (("kind", task.kind), ("why", message.problem)))]
+        if task.kind == "scan":
+            self.scanned = True
+        if task.kind == "seal":
+            self._sealed_at = message.count
+        return [Note("task.done", (("kind", task.kind), ("count", message.count)))]
+
+    def _jobs(self, now: float) -> bytes:
+        rows = [lease.row for lease in list(self._broker.leases)[-MAX_SNAPSHOT_LEASES:]]
+        count = len(rows)
+        table = build(
+            "jobs",
+            count,
+            {
+                "job_id": [row.job for row in rows],
+                "shard": [row.shard for row in rows],
+                "start": [row.start for row in rows],
+                "end": [row.end for row in rows],
+                "pass_number": [row.pass_number for row in rows],
+                "status": ["leased" if row.current else "ended" for row in rows],
+                "assigned_to": [row.contributor for row in rows],
+                "timestamp": [self._broker.wall] * count,
+                "last_error": [""] * count,
+            },
+        )
+        return encode_table(table)
+
+    def _contributors(self) -> bytes:
+        known = self._broker.contributors
+        table = build(
+            "contributors",
+            len(known),
+            {
+                "contributor_id": [who for who, _, _ in known],
+                "name": [name for _, name, _ in known],
+                "trust_level": [trust for _, _, trust in known],
+            },
+        )
+        return encode_table(table)

@@ -1,0 +1,65 @@
+"""What a worker is given to do and what comes of it: plain data between core, sources and engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cfbus.bus.columns import NO_INT, NO_SEED
+from cfbus.bus.messages import FailedItem
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """One item to be captioned, in each of ``slots``."""
+
+    lease: str
+    shard: str
+    index: int
+    key: str
+    locator: bytes
+    slots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """One caption as the engine gave it; ``mean_logprob`` is NaN and counts are -1 where unknown."""
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = NO_INT
+    output_tokens: int = NO_INT
+    mean_logprob: float = float("nan")
+    seed: int = NO_SEED
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """The picture as it is stored; sizes in pixels and bytes, -1 and zeros where there is none."""
+
+    width: int = NO_INT
+    height: int = NO_INT
+    format: str = ""
+    file_size: int = NO_INT
+    sha256: bytes = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished item: a caption for each slot in their order, or why there is none."""
+
+    lease: str
+    index: int
+    captions: tuple[Caption, ...] = ()
+    failure: FailedItem | None = None
+    image: ImageFacts = ImageFacts()
+    milliseconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What wrote the captions, as rows say it."""
+
+    engine: str
+    model: str
+    model_revision: str = ""

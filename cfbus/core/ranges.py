@@ -1,0 +1,148 @@
+"""Sets of item indices as half-open ranges.
+
+For: done, free and leased items of a shard, where a few long ranges stand for many items.
+Invariant: ``_starts`` and ``_ends`` ascend, no two ranges touch, none is empty.
+All changes cost O(log n) plus the ranges they touch.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+
+Pair = tuple[int, int]
+
+
+class RangeSet:
+    """A mutable set of non-negative integers, kept as ranges."""
+
+    __slots__ = ("_count", "_ends", "_starts")
+
+    def __init__(self, pairs: Iterable[Pair] = ()) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._count = 0
+        for start, end in pairs:
+            self.add(start, end)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(zip(self._starts, self._ends, strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RangeSet) and self._starts == other._starts and self._ends == other._ends
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"RangeSet({list(self)})"
+
+    def __contains__(self, index: int) -> bool:
+        at = bisect_right(self._starts, index) - 1
+        return at >= 0 and index < self._ends[at]
+
+    def pairs(self) -> tuple[Pair, ...]:
+        """The ranges, ascending."""
+        return tuple(self)
+
+    def spans(self) -> int:
+        """How many ranges there are."""
+        return len(self._starts)
+
+    def items(self) -> Iterator[int]:
+        """Each index, ascending."""
+        for start, end in self:
+            yield from range(start, end)
+
+    def copy(self) -> RangeSet:
+        """A set of its own."""
+        other = RangeSet()
+        other._starts, other._ends, other._count = self._starts.copy(), self._ends.copy(), self._count
+        return other
+
+    def add(self, start: int, end: int) -> int:
+        """Put [start, end) in; returns how many were not there."""
+        if end <= start:
+            return 0
+        low = bisect_left(self._ends, start)
+        high = bisect_right(self._starts, end)
+        before = sum(self._ends[at] - self._starts[at] for at in range(low, high))
+        if low < high:
+            start = min(start, self._starts[low])
+            end = max(end, self._ends[high - 1])
+        self._starts[low:high] = [start]
+        self._ends[low:high] = [end]
+        added = end - start - before
+        self._count += added
+        return added
+
+    def remove(self, start: int, end: int) -> int:
+        """Take [start, end) out; returns how many were there."""
+        if end <= start:
+            return 0
+        low = bisect_right(self._ends, start)
+        high = bisect_left(self._starts, end)
+        if low >= high:
+            return 0
+        before = sum(self._ends[at] - self._starts[at] for at in range(low, high))
+        rest = [(self._starts[low], start), (end, self._ends[high - 1])]
+        kept = [(a, b) for a, b in rest if a < b]
+        self._starts[low:high] = [a for a, _ in kept]
+        self._ends[low:high] = [b for _, b in kept]
+        removed = before - sum(b - a for a, b in kept)
+        self._count -= removed
+        return removed
+
+    def update(self, pairs: Iterable[Pair]) -> int:
+        """Put all these in; returns how many were not there."""
+        return sum(self.add(start, end) for start, end in pairs)
+
+    def subtract(self, pairs: Iterable[Pair]) -> int:
+        """Take all these out; returns how many were there."""
+        return sum(self.remove(start, end) for start, end in pairs)
+
+    def within(self, start: int, end: int) -> tuple[Pair, ...]:
+        """The part of the set that lies in [start, end)."""
+        low = bisect_right(self._ends, start)
+        high = bisect_left(self._starts, end)
+        return tuple((max(start, self._starts[at]), min(end, self._ends[at])) for at in range(low, high))
+
+    def missing(self, start: int, end: int) -> tuple[Pair, ...]:
+        """The part of [start, end) that is not in the set."""
+        gaps = []
+        for a, b in self.within(start, end):
+            if start < a:
+                gaps.append((start, a))
+            start = b
+        if start < end:
+            gaps.append((start, end))
+        return tuple(gaps)
+
+    def first(self) -> Pair | None:
+        """The lowest range."""
+        return (self._starts[0], self._ends[0]) if self._starts else None
+
+    def last(self) -> Pair | None:
+        """The highest range."""
+        return (self._starts[-1], self._ends[-1]) if self._starts else None
+
+
+def size(pairs: Iterable[Pair]) -> int:
+    """How many items these ranges hold."""
+    return sum(end - start for start, end in pairs)
+
+
+def pairs_of(indices: Iterable[int]) -> tuple[Pair, ...]:
+    """Ascending indices as ranges."""
+    pairs: list[Pair] = []
+    for index in indices:
+        if pairs and pairs[-1][1] == index:
+            pairs[-1] = (pairs[-1][0], index + 1)
+        else:
+            pairs.append((index, index + 1))
+    return tuple(pairs)

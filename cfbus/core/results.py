@@ -1,0 +1,119 @@
+"""Outcomes to results: splitting by size, packing into tables. Pure.
+
+Invariant: no result that ``split`` and ``pack`` make is larger than a frame may be, whatever the captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from cfbus.bus import messages as m
+from cfbus.bus.columns import build
+from cfbus.bus.wire import checksum, encode_table
+from cfbus.core.outcome import EngineFacts, Outcome
+from cfbus.core.ranges import pairs_of
+
+if TYPE_CHECKING:
+    from cfbus.core.worker import WorkerRules
+
+FAILURES_PER_MESSAGE = 32
+ITEM_OVERHEAD_BYTES = 80
+CAPTION_OVERHEAD_BYTES = 40
+
+
+def bytes_of(outcome: Outcome) -> int:
+    """About how many bytes the item takes in a frame; never less than it does."""
+    texts = sum(
+        len(caption.text) * 4 if not caption.text.isascii() else len(caption.text) for caption in outcome.captions
+    )
+    return texts + ITEM_OVERHEAD_BYTES + CAPTION_OVERHEAD_BYTES * len(outcome.captions)
+
+
+def fitting(outcome: Outcome) -> Outcome:
+    """The outcome, or a failure in its place when its captions cannot be sent. Texts are never cut."""
+    try:
+        sizes = [len(caption.text.encode()) for caption in outcome.captions]
+    except UnicodeEncodeError:
+        return _unfit(outcome, "caption-not-text", "a caption holds half a character (lone surrogate)")
+    if not sizes or (max(sizes) <= m.MAX_CAPTION_BYTES and sum(sizes) <= m.MAX_ITEM_TEXT_BYTES):
+        return outcome
+    limits = f"at most {m.MAX_CAPTION_BYTES} each and {m.MAX_ITEM_TEXT_BYTES} together"
+    return _unfit(outcome, "caption-too-long", f"captions of {sum(sizes)} bytes; {limits}")
+
+
+def _unfit(outcome: Outcome, reason: str, detail: str) -> Outcome:
+    failure = m.FailedItem(index=outcome.index, reason=reason, detail=detail, fault="item")
+    return Outcome(outcome.lease, outcome.index, failure=failure, image=outcome.image)
+
+
+def split(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
+    """Groups whose payload stays below the split size (a single item may be as large as an item can be)."""
+    group: list[Outcome] = []
+    total = 0
+    for outcome in outcomes:
+        size = bytes_of(outcome)
+        if group and total + size > m.RESULT_SPLIT_BYTES:
+            yield group
+            group, total = [], 0
+        group.append(outcome)
+        total += size
+    if group:
+        yield group
+
+
+def pack(
+    outcomes: Sequence[Outcome],
+    grant: m.Grant,
+    spec: m.Spec,
+    engine: EngineFacts,
+    rules: WorkerRules,
+    generation: int,
+    number: int,
+) -> tuple[m.Result, bytes]:
+    """One RESULT with its payload. ``outcomes`` ascend by index and have a caption for each slot of the grant."""
+    captions = [caption for outcome in outcomes for caption in outcome.captions]
+    by_name = {slot.name: slot for slot in spec.slots}
+    images = [outcome.image for outcome in outcomes]
+    table = build(
+        "captions",
+        len(outcomes),
+        {
+            "image_width": [image.width for image in images],
+            "image_height": [image.height for image in images],
+            "image_format": [image.format for image in images],
+            "file_size": [image.file_size for image in images],
+            "image_sha256": [image.sha256 for image in images],
+            "processing_ms": [outcome.milliseconds for outcome in outcomes],
+            "caption": [caption.text for caption in captions],
+            "finish_reason": [caption.finish_reason for caption in captions],
+            "prompt_tokens": [caption.prompt_tokens for caption in captions],
+            "output_tokens": [caption.output_tokens for caption in captions],
+            "mean_logprob": [caption.mean_logprob for caption in captions],
+            "seed": [caption.seed for caption in captions],
+            "flags": [caption.flags for caption in captions],
+        },
+        constants={
+            "spec": spec.hash,
+            "model": engine.model,
+            "model_revision": engine.model_revision,
+            "engine": engine.engine,
+            "worker": rules.name,
+            "generation": str(generation),
+        },
+        slots={
+            "slot": grant.slots,
+            "stage": tuple(by_name[name].stage for name in grant.slots),
+            "prompt_id": tuple(by_name[name].prompt_id for name in grant.slots),
+        },
+    )
+    payload = encode_table(table)
+    message = m.Result(
+        lease=grant.lease,
+        instance=rules.instance,
+        number=number,
+        ranges=pairs_of(outcome.index for outcome in outcomes),
+        size=len(payload),
+        crc=checksum(payload),
+    )
+    return message, payload

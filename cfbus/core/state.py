@@ -1,0 +1,75 @@
+"""What the broker's core knows of its bus: the rules, the peers, the writer, the counts. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cfbus.bus import messages as m
+from cfbus.core.effects import Connection, LeaseRow, Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How this bus is run; from the configuration."""
+
+    dataset: str
+    spec: m.Spec
+    instance: str
+    chunk_size: int = 1000
+    lease_seconds: float = 120.0
+    heartbeat_seconds: float = 5.0
+    max_attempts: int = 3
+    generation: int = 1
+    accept_loss: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What the ledger kept from before."""
+
+    store_id: str = ""
+    position: int = 0
+    leases: tuple[LeaseRow, ...] = ()
+    granted: int = 0
+
+
+@dataclass(eq=False)
+class PeerState:
+    """A peer that has introduced itself."""
+
+    peer: Peer
+    instance: str
+    name: str
+    concurrency: int
+    heard: float
+    rate: float = 0.0
+    in_flight: int = 0
+    unacked_bytes: int = 0
+    chunk: int = 0  # how many items it got last, while its rate is unknown
+    draining: bool = False
+
+
+@dataclass(eq=False)
+class WriterState:
+    """The one writer."""
+
+    connection: Connection
+    store_id: str
+    position: int
+    heard: float
+    room: int = m.RESULT_SPLIT_BYTES
+    state: str = "open"
+    caught_up: bool = False
+
+
+@dataclass(eq=False)
+class Counts:
+    """What happened so far."""
+
+    granted: int = 0
+    ended: int = 0
+    backups: int = 0
+    refused_results: int = 0
+    refused_messages: dict[str, int] = field(default_factory=dict)
+    duplicates: int = 0
+    dropped_without_writer: int = 0

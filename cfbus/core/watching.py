@@ -1,0 +1,64 @@
+"""What those who watch the bus are shown: a pure reading of the broker's state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cfbus.core.snapshot import Status, WorkerView
+
+if TYPE_CHECKING:
+    from cfbus.core.broker import Broker
+    from cfbus.core.state import PeerState
+
+
+def status(broker: Broker, now: float) -> Status:
+    """The state of the run."""
+    writer = broker.writer
+    return Status(
+        dataset=broker.rules.dataset,
+        store_id=broker.store_id,
+        generation=broker.rules.generation,
+        items=broker.shards.items * max(len(broker.passes), 1),
+        done=broker.done_items,
+        leased=sum(walk.held_items for walk in broker.passes.values()),
+        captions=broker.captions,
+        dead_letters=broker.dead_letters,
+        to_try_again=len(broker.claims),
+        passes=len(broker.passes),
+        listing=not broker.catchup.scanned,
+        paused=broker.paused,
+        finished=broker.finished,
+        sealed=broker.catchup.sealed,
+        position=broker.position,
+        rate=_rate(broker, now),
+        writer=("catching-up" if not writer.caught_up else writer.state) if writer else "away",
+        why=broker.granting.why(),
+        problem=broker.catchup.problem,
+        workers=tuple(_worker(broker, state, now) for state in broker.workers()),
+        leases_granted=broker.counts.granted,
+        leases_ended=broker.counts.ended,
+        backups_granted=broker.counts.backups,
+        results_refused=broker.counts.refused_results,
+        messages_refused=sum(broker.counts.refused_messages.values()),
+        duplicates=broker.counts.duplicates,
+    )
+
+
+def _rate(broker: Broker, now: float) -> float:
+    """Items per second that became done over the last minute."""
+    first_at, first = broker.samples[0] if broker.samples else (now, broker.done_items)
+    return (broker.done_items - first) / (now - first_at) if now > first_at else 0.0
+
+
+def _worker(broker: Broker, state: PeerState, now: float) -> WorkerView:
+    return WorkerView(
+        name=state.name,
+        contributor=state.peer.contributor,
+        instance=state.instance,
+        rate=state.rate,
+        in_flight=state.in_flight,
+        leases=sum(broker.owns(state, lease) for lease in broker.leases.current()),
+        unacked_bytes=state.unacked_bytes,
+        heard_seconds_ago=max(now - state.heard, 0.0),
+        waiting=state.peer.connection in broker.granting.waiting,
+    )

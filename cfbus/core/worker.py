@@ -1,0 +1,455 @@
+"""The worker's core: leases held, items handed to the engine, results kept until they are acked.
+
+Sans-IO, see ``cfbus.core.effects``. The worker is the bus's one retransmitter: a result is kept from the moment it is
+made until its ACK, and sent again after a time-out, on RESEND, and after every WELCOME.
+
+Invariants: an item is handed out once per lease; unacked bytes stay within the window (but for what is in flight when
+it closes); what was acked is never sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cfbus.bus import messages as m
+from cfbus.bus.wire import WireError, decode_table
+from cfbus.core.effects import Abandon, Effect, Note, Send, Spool, Stop, Unspool, UseSpec
+from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
+from cfbus.core.ranges import RangeSet
+from cfbus.core.results import FAILURES_PER_MESSAGE, bytes_of, fitting, pack, split
+
+BROKER = "broker"
+HELLO_SECONDS = 3.0
+ASK_SECONDS = 30.0
+LOW_WATER_SECONDS = 10.0
+RATE_WINDOW_SECONDS = 20.0
+RATES_KEPT = 5
+SPOOL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRules:
+    """How this worker is run. ``concurrency`` is how many items the engine takes at once."""
+
+    instance: str
+    name: str
+    concurrency: int
+    result_items: int = 64
+    result_seconds: float = 1.0
+    resend_seconds: float = 30.0
+
+
+@dataclass(eq=False)
+class _Held:
+    grant: m.Grant
+    keys: list[str]
+    locators: list[bytes]
+    todo: RangeSet
+    in_flight: set[int] = field(default_factory=set)
+    finished: list[Outcome] = field(default_factory=list)
+    finished_bytes: int = 0
+    since: float = 0.0
+    captioned: int = 0
+    unacked: int = 0
+    current: bool = True
+
+    @property
+    def over(self) -> bool:
+        return not (self.todo or self.in_flight or self.finished or self.unacked)
+
+
+@dataclass(eq=False)
+class _Unacked:
+    message: m.Result | m.Failed
+    payload: bytes
+    made_at: float
+    resend_at: float
+    spooled: bool = False
+
+
+class Worker:
+    """The state of one worker."""
+
+    def __init__(self, rules: WorkerRules, engine: EngineFacts, now: float) -> None:
+        self.rules = rules
+        self.engine = engine
+        self.draining = False
+        self.rate = 0.0
+        self._held: dict[str, _Held] = {}
+        self._unacked: dict[tuple[str, int], _Unacked] = {}
+        self._unacked_bytes = 0
+        self._window = m.MAX_FRAME_BYTES
+        self._number = 0
+        self._spec: m.Spec | None = None
+        self._generation = 0
+        self._welcomed = False
+        self._hello_at = now
+        self._renew_at = now
+        self._renew_seconds = 2.0
+        self._asked_at: float | None = None
+        self._waiting_for = ""
+        self._rates: list[float] = []
+        self._window_start: float | None = None
+        self._window_count = 0
+
+    # ------------------------------------------------------------------ for the shell
+
+    def restore(self, results: Iterable[tuple[m.Result, bytes]], now: float) -> None:
+        """Unacked results from a spool, perhaps of an earlier instance."""
+        for message, payload in results:
+            self._keep(message, payload, now, spooled=True)
+
+    def next_items(self, count: int) -> list[WorkItem]:
+        """Up to ``count`` items to read and caption now; none while the window is closed."""
+        items: list[WorkItem] = []
+        if self._unacked_bytes >= self._window or self._spec is None:
+            return items
+        for lease, held in self._held.items():
+            while held.todo and len(items) < count:
+                start, end = held.todo.first() or (0, 0)
+                end = min(end, start + count - len(items))
+                held.todo.remove(start, end)
+                held.in_flight.update(range(start, end))
+                grant = held.grant
+                items += [
+                    WorkItem(
+                        lease,
+                        grant.shard_name,
+                        index,
+                        held.keys[index - grant.start],
+                        held.locators[index - grant.start],
+                        grant.slots,
+                    )
+                    for index in range(start, end)
+                ]
+            if len(items) >= count:
+                break
+        return items
+
+    @property
+    def in_flight(self) -> int:
+        """Items handed out and not finished."""
+        return sum(len(held.in_flight) for held in self._held.values())
+
+    @property
+    def unstarted(self) -> int:
+        """Leased items not handed out yet."""
+        return sum(len(held.todo) for held in self._held.values())
+
+    @property
+    def unacked(self) -> int:
+        """Results that wait for their ACK."""
+        return len(self._unacked)
+
+    @property
+    def unacked_bytes(self) -> int:
+        """Bytes of those."""
+        return self._unacked_bytes
+
+    @property
+    def drained(self) -> bool:
+        """A drain was asked for, and nothing is held any more."""
+        return self.draining and not self._unacked and not any(h.in_flight or h.finished for h in self._held.values())
+
+    @property
+    def why_idle(self) -> str:
+        """What the broker said when it had nothing."""
+        return self._waiting_for
+
+    # ------------------------------------------------------------------ events
+
+    def connected(self, now: float) -> list[Effect]:
+        """There is a way to the broker (again)."""
+        self._welcomed = False
+        self._asked_at = None
+        self._hello_at = now + HELLO_SECONDS
+        hello = m.Hello(
+            role=m.Role.WORKER,
+            instance=self.rules.instance,
+            software="cfbus",
+            name=self.rules.name,
+            concurrency=self.rules.concurrency,
+            held=tuple(lease for lease, held in self._held.items() if held.current),
+        )
+        return [Send(BROKER, hello)]
+
+    def handle(self, message: m.Message, payload: bytes, now: float) -> list[Effect]:
+        """The broker said something."""
+        effects = self._dispatch(message, payload, now)
+        return effects + self._ask(now)
+
+    def _dispatch(self, message: m.Message, payload: bytes, now: float) -> list[Effect]:
+        match message:
+            case m.Welcome():
+                return self._welcome(message, now)
+            case m.Grant():
+                return self._grant(message, payload)
+            case m.Wait():
+                self._waiting_for = message.reason
+                return []
+            case m.Renewed():
+                self._window = message.window
+                return [effect for state in message.leases for effect in self._lease_state(state)]
+            case m.Ack():
+                self._window = message.window
+                return [effect for acked in message.results for effect in self._acked(acked)]
+            case m.Resend():
+                return self._resend_all(now)
+            case m.Drain():
+                return self.drain(now)
+            case m.Error():
+                return self._error(message, now)
+            case _:
+                return []
+
+    def _error(self, message: m.Error, now: float) -> list[Effect]:
+        if message.fatal:
+            return [Stop(f"The broker refuses this worker: {message.sentence}", exit_code=77)]
+        if message.code == "hello-first":
+            return self.connected(now) if now >= self._hello_at - HELLO_SECONDS / 2 or self._welcomed else []
+        return [Note("bus.error", (("code", message.code), ("sentence", message.sentence)))]
+
+    def _welcome(self, message: m.Welcome, now: float) -> list[Effect]:
+        self._welcomed = True
+        self._window = message.window
+        self._renew_seconds = max(message.heartbeat_seconds / 2, 0.05)
+        self._renew_at = now + self._renew_seconds
+        effects: list[Effect] = [Note("bus.welcomed", (("dataset", message.dataset),))]
+        for lease in message.lost:
+            effects += self._lose(lease)
+        if message.spec is not None and message.spec != self._spec:
+            self._spec, self._generation = message.spec, message.generation
+            self._rates.clear()
+            effects.append(UseSpec(message.spec, message.generation))
+        return effects + self._resend_all(now)
+
+    def _grant(self, message: m.Grant, payload: bytes) -> list[Effect]:
+        self._asked_at = None
+        self._waiting_for = ""
+        self._window = message.window
+        if message.lease in self._held:
+            return []
+        try:
+            listing = decode_table("listing", payload)
+        except WireError as error:
+            return [Send(BROKER, m.Release(lease=message.lease)), Note("grant.bad", (("why", str(error)),))]
+        if listing.rows < message.end - message.start or self.draining:
+            return [Send(BROKER, m.Release(lease=message.lease))]
+        todo = RangeSet([(message.start, message.end)])
+        todo.subtract(message.done)
+        locators = listing.text("locator")
+        raw = [locators.raw(row) for row in range(len(locators))]
+        self._held[message.lease] = _Held(message, listing.text("key").texts(), raw, todo)
+        return []
+
+    def _lease_state(self, state: m.LeaseState) -> list[Effect]:
+        held = self._held.get(state.lease)
+        if held is None:
+            return []
+        if not state.current:
+            return self._lose(state.lease)
+        held.todo.subtract(state.done)
+        elsewhere = tuple((i, i + 1) for a, b in state.done for i in sorted(held.in_flight & set(range(a, b))))
+        return self._abandon(held, elsewhere)
+
+    def _lose(self, lease: str) -> list[Effect]:
+        """The lease is not ours any more: begin nothing more of it. What is finished is still welcome."""
+        held = self._held.get(lease)
+        if held is None:
+            return []
+        held.current = False
+        held.todo = RangeSet()
+        return self._abandon(held, tuple((index, index + 1) for index in sorted(held.in_flight)))
+
+    def _abandon(self, held: _Held, pairs: m.Ranges) -> list[Effect]:
+        held.in_flight.difference_update(index for start, end in pairs for index in range(start, end))
+        self._forget_if_over(held)
+        return [Abandon(held.grant.lease, pairs)] if pairs else []
+
+    def _forget_if_over(self, held: _Held) -> None:
+        if held.over:
+            self._held.pop(held.grant.lease, None)
+
+    # ------------------------------------------------------------------ outcomes and results
+
+    def outcomes(self, outcomes: Iterable[Outcome], now: float) -> list[Effect]:
+        """The engine finished these. Those that nobody waits for any more are dropped."""
+        effects: list[Effect] = []
+        for outcome in outcomes:
+            held = self._held.get(outcome.lease)
+            if held is None or outcome.index not in held.in_flight:
+                continue
+            held.in_flight.discard(outcome.index)
+            outcome = fitting(outcome)
+            if not held.finished:
+                held.since = now
+            held.finished.append(outcome)
+            held.finished_bytes += bytes_of(outcome)
+            held.captioned += 1
+            self._window_count += 1
+            full = len(held.finished) >= self.rules.result_items or held.finished_bytes >= m.RESULT_SPLIT_BYTES // 2
+            if full or not (held.todo or held.in_flight):
+                effects += self._flush(held, now)
+        self._measure(now)
+        return effects + self._ask(now)
+
+    def _measure(self, now: float) -> None:
+        """The rate is the slower of the last window's and the median of the last few."""
+        if self._window_start is None:
+            self._window_start = now
+            self._window_count = 0
+            return
+        seconds = now - self._window_start
+        if seconds >= RATE_WINDOW_SECONDS:
+            self._rates = [*self._rates[-RATES_KEPT + 1 :], self._window_count / seconds]
+            self.rate = min(self._rates[-1], sorted(self._rates)[len(self._rates) // 2])
+            self._window_start, self._window_count = now, 0
+
+    def _flush(self, held: _Held, now: float) -> list[Effect]:
+        finished, held.finished, held.finished_bytes = held.finished, [], 0
+        effects: list[Effect] = []
+        good = sorted((o for o in finished if o.failure is None), key=lambda outcome: outcome.index)
+        for part in split(good):
+            assert self._spec is not None
+            self._number += 1
+            message, payload = pack(
+                part, held.grant, self._spec, self.engine, self.rules, self._generation, self._number
+            )
+            effects += self._keep_and_send(message, payload, now)
+        failures = [outcome.failure for outcome in finished if outcome.failure is not None]
+        for start in range(0, len(failures), FAILURES_PER_MESSAGE):
+            self._number += 1
+            failed = m.Failed(
+                lease=held.grant.lease,
+                instance=self.rules.instance,
+                number=self._number,
+                items=tuple(failures[start : start + FAILURES_PER_MESSAGE]),
+            )
+            effects += self._keep_and_send(failed, b"", now)
+        return effects
+
+    def _keep_and_send(self, message: m.Result | m.Failed, payload: bytes, now: float) -> list[Effect]:
+        self._keep(message, payload, now)
+        return [Send(BROKER, message, payload)] if self._welcomed else []
+
+    def _keep(self, message: m.Result | m.Failed, payload: bytes, now: float, *, spooled: bool = False) -> None:
+        resend_at = now + self.rules.resend_seconds
+        self._unacked[message.instance, message.number] = _Unacked(message, payload, now, resend_at, spooled)
+        self._unacked_bytes += len(payload)
+        held = self._held.get(message.lease)
+        if held is not None:
+            held.unacked += 1
+
+    def _acked(self, acked: m.Acked) -> list[Effect]:
+        kept = self._unacked.pop((acked.instance, acked.number), None)
+        if kept is None:
+            return []
+        self._unacked_bytes -= len(kept.payload)
+        held = self._held.get(kept.message.lease)
+        if held is not None and acked.instance == self.rules.instance:
+            held.unacked -= 1
+            self._forget_if_over(held)
+        if acked.status == "refused":
+            effects: list[Effect] = [Note("result.refused", (("why", acked.reason), ("number", acked.number)))]
+            if isinstance(kept.message, m.Result):
+                if not kept.spooled:
+                    effects.append(Spool(acked.instance, acked.number, kept.message, kept.payload))
+                effects.append(Unspool(acked.instance, acked.number, refused=acked.reason or "refused"))
+            return effects
+        return [Unspool(acked.instance, acked.number)] if kept.spooled else []
+
+    def _resend_all(self, now: float) -> list[Effect]:
+        return [effect for kept in self._unacked.values() for effect in self._resend(kept, now)]
+
+    def _resend(self, kept: _Unacked, now: float) -> list[Effect]:
+        kept.resend_at = now + self.rules.resend_seconds
+        return [Send(BROKER, kept.message, kept.payload)]
+
+    # ------------------------------------------------------------------ asking and time
+
+    def _ask(self, now: float) -> list[Effect]:
+        """Ask for a lease early enough that the engine never waits for one."""
+        if not self._welcomed or self.draining or self._spec is None or self._unacked_bytes >= self._window:
+            return []
+        if self._asked_at is not None and now - self._asked_at < ASK_SECONDS:
+            return []
+        if self.unstarted > max(2 * self.rules.concurrency, self.rate * LOW_WATER_SECONDS):
+            return []
+        self._asked_at = now
+        shard = next((held.grant.shard for held in self._held.values()), None)
+        return [Send(BROKER, m.Lease(want=m.MAX_CHUNK_ITEMS, rate=self.rate, shard=shard))]
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time has passed."""
+        effects: list[Effect] = []
+        for held in list(self._held.values()):
+            if held.finished and now >= held.since + self.rules.result_seconds:
+                effects += self._flush(held, now)
+        effects += self._spool_old(now)
+        if not self._welcomed:
+            return effects + (self.connected(now) if now >= self._hello_at else [])
+        for kept in self._unacked.values():
+            if now >= kept.resend_at:
+                effects += self._resend(kept, now)
+        if now >= self._renew_at:
+            effects += self._renew(now)
+        return effects + self._ask(now)
+
+    def _spool_old(self, now: float) -> list[Effect]:
+        return [
+            self._spool(kept)
+            for kept in self._unacked.values()
+            if not kept.spooled and isinstance(kept.message, m.Result) and now - kept.made_at >= SPOOL_SECONDS
+        ]
+
+    def _spool(self, kept: _Unacked) -> Effect:
+        assert isinstance(kept.message, m.Result)
+        kept.spooled = True
+        return Spool(kept.message.instance, kept.message.number, kept.message, kept.payload)
+
+    def _renew(self, now: float) -> list[Effect]:
+        self._renew_at = now + self._renew_seconds
+        current = [held for held in self._held.values() if held.current][:256]
+        if not current:
+            beat = m.Heartbeat(
+                rate=self.rate, in_flight=self.in_flight, held=len(self._held), unacked_bytes=self._unacked_bytes
+            )
+            return [Send(BROKER, beat)]
+        leases = tuple(m.HeldLease(lease=held.grant.lease, captioned=held.captioned) for held in current)
+        return [Send(BROKER, m.Renew(leases=leases, unacked_bytes=self._unacked_bytes, rate=self.rate))]
+
+    def next_deadline(self) -> float:
+        """When ``tick`` has something to do."""
+        times = [self._renew_at if self._welcomed else self._hello_at]
+        times += [held.since + self.rules.result_seconds for held in self._held.values() if held.finished]
+        for kept in self._unacked.values():
+            if not kept.spooled and isinstance(kept.message, m.Result):
+                times.append(kept.made_at + SPOOL_SECONDS)
+            if self._welcomed:
+                times.append(kept.resend_at)
+        return min(times)
+
+    # ------------------------------------------------------------------ leaving
+
+    def drain(self, now: float, *, at_once: bool = False) -> list[Effect]:
+        """Take nothing new; hand back what is not begun (``at_once``: also what is in flight)."""
+        effects: list[Effect] = [] if self.draining else [Send(BROKER, m.Drain())]
+        self.draining = True
+        for held in list(self._held.values()):
+            back = held.todo.copy()
+            if at_once:
+                back.update((index, index + 1) for index in held.in_flight)
+                held.in_flight.clear()
+            held.todo = RangeSet()
+            if back and held.current:
+                effects.append(Send(BROKER, m.Release(lease=held.grant.lease, ranges=back.pairs()[:4096])))
+            if not held.in_flight:
+                effects += self._flush(held, now)
+            self._forget_if_over(held)
+        return effects
+
+    def leave(self) -> list[Effect]:
+        """Say goodbye; what is still unacked goes to the spool."""
+        unspooled = [k for k in self._unacked.values() if not k.spooled and isinstance(k.message, m.Result)]
+        return [*(self._spool(kept) for kept in unspooled), Send(BROKER, m.Bye())]

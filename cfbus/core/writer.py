@@ -1,0 +1,394 @@
+"""The writer's core: what is new, what is a duplicate, what is refused, and what is told to the broker.
+
+Sans-IO, see ``cfbus.core.effects``. A result is checked as a whole before it is staged, so that sealing can never
+fail on content. Staged frames become durable together: the shell writes ``staged_frames()`` in one transaction and
+then calls ``stored()``, or ``not_stored()`` when there was no room, which forgets them as if they had never come (their
+workers still have them).
+
+Invariants: an item is in ``_done`` exactly when the journal or a segment has it; COMMIT names a result only after
+that; positions have no gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cfbus.bus import messages as m
+from cfbus.bus.columns import Table, build
+from cfbus.bus.wire import WireError, checksum, decode_table, encode_table
+from cfbus.core.effects import Effect, JournalFrame, Note, ProbeRoom, ReadListing, Send, StartTask, Stop
+from cfbus.core.ranges import Pair, RangeSet, size
+
+BROKER = "broker"
+SHARDS_PER_PAGE = 2000
+RANGES_PER_PAGE = 8000
+COMMIT_WEIGHT = 400
+HELLO_SECONDS = 3.0
+COMMIT_SECONDS = 1.0
+REMEMBERED_TASKS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class WriterRules:
+    """How this writer is run."""
+
+    store_id: str
+    dataset: str
+    instance: str
+    name: str
+    max_backlog: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    stored: m.Stored
+    frame: JournalFrame | None
+    captions: int
+    failures: int
+
+
+class Writer:
+    """The state of one store, as far as decisions need it."""
+
+    def __init__(self, rules: WriterRules, position: int, now: float) -> None:
+        self.rules = rules
+        self.position = position
+        self.captions = 0
+        self.dead_letters = 0
+        self.backlog = 0  # unsealed bytes that wait for a seal
+        self.disk_full = False
+        self._told = position
+        self._lengths: list[int] = []
+        self._names: list[str] = []
+        self._passes: dict[int, tuple[str, ...]] = {}
+        self._done: dict[tuple[int, int], RangeSet] = {}
+        self._staged: list[_Staged] = []
+        self._staged_done: dict[tuple[int, int], RangeSet] = {}
+        self._staged_bytes = 0
+        self._welcomed = False
+        self._hello_at = now
+        self._commit_at = now
+        self._running: dict[str, str] = {}
+        self._ended: dict[str, m.Done] = {}
+
+    # ------------------------------------------------------------------ what the store holds
+
+    def know_shard(self, name: str, length: int) -> None:
+        """The next shard of the listing."""
+        self._names.append(name)
+        self._lengths.append(length)
+
+    def know_pass(self, number: int, slots: tuple[str, ...]) -> None:
+        """A pass of the store."""
+        self._passes[number] = slots
+
+    def know_done(self, number: int, shard: int, pairs: Iterable[Pair]) -> None:
+        """Items that are durable."""
+        self._done.setdefault((number, shard), RangeSet()).update(pairs)
+
+    def know_totals(self, captions: int, dead_letters: int) -> None:
+        """How many rows the store has."""
+        self.captions, self.dead_letters = captions, dead_letters
+
+    # ------------------------------------------------------------------ events
+
+    def connected(self, now: float) -> list[Effect]:
+        """There is a way to the broker (again)."""
+        self._welcomed = False
+        return self._hello(now)
+
+    def _hello(self, now: float) -> list[Effect]:
+        self._hello_at = now + HELLO_SECONDS
+        facts = m.StoreFacts(store_id=self.rules.store_id, dataset=self.rules.dataset, position=self.position)
+        hello = m.Hello(
+            role=m.Role.WRITER,
+            instance=self.rules.instance,
+            software="cfbus",
+            name=self.rules.name,
+            store=facts,
+        )
+        return [Send(BROKER, hello)]
+
+    def handle(self, message: m.Message, payload: bytes, now: float) -> list[Effect]:
+        """The broker said something."""
+        match message:
+            case m.Result():
+                self._result(message, payload)
+                return []
+            case m.IndexShard():
+                return [ReadListing(BROKER, message.shard, message.start, message.end)]
+            case m.Welcome():
+                self._welcomed = True
+                return [Note("bus.welcomed", (("dataset", message.dataset),))]
+            case m.Since():
+                return self._state(message)
+            case m.Task():
+                return self._task(message, payload)
+            case m.Error():
+                return self._error(message, now)
+            case _:
+                return []
+
+    def _error(self, message: m.Error, now: float) -> list[Effect]:
+        if message.fatal:
+            return [Stop(f"The broker refuses this writer: {message.sentence}")]
+        if message.code == "hello-first":
+            return self.connected(now)
+        return [Note("bus.error", (("code", message.code), ("sentence", message.sentence)))]
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time has passed."""
+        if not self._welcomed:
+            return self._hello(now) if now >= self._hello_at else []
+        if now >= self._commit_at:
+            probe: list[Effect] = [ProbeRoom()] if self.disk_full else []
+            return [*probe, *self._commits([], now)]
+        return []
+
+    def next_deadline(self) -> float:
+        """When ``tick`` has something to do."""
+        return self._commit_at if self._welcomed else self._hello_at
+
+    # ------------------------------------------------------------------ results
+
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes that wait for the next transaction."""
+        return self._staged_bytes
+
+    def staged_frames(self) -> list[JournalFrame]:
+        """What the next transaction should make durable."""
+        return [staged.frame for staged in self._staged if staged.frame is not None]
+
+    @property
+    def has_staged(self) -> bool:
+        """Something waits for ``stored``, were it only the answer to a duplicate."""
+        return bool(self._staged)
+
+    def stored(self, now: float) -> list[Effect]:
+        """What was staged is durable."""
+        staged, self._staged, self._staged_bytes = self._staged, [], 0
+        for place, items in self._staged_done.items():
+            self._done.setdefault(place, RangeSet()).update(items)
+        self._staged_done.clear()
+        self.disk_full = False
+        for entry in staged:
+            if entry.frame is not None:
+                self.position = entry.frame.position
+            self.captions += entry.captions
+            self.dead_letters += entry.failures
+        return self._commits(staged, now)
+
+    def not_stored(self, now: float) -> list[Effect]:
+        """There was no room: nothing of what was staged has happened."""
+        self._staged.clear()
+        self._staged_done.clear()
+        self._staged_bytes = 0
+        news = not self.disk_full
+        self.disk_full = True
+        return [*([Note("disk.full")] if news else []), *self._commits([], now)]
+
+    def has_room(self, now: float) -> list[Effect]:
+        """There is room on the disk again."""
+        self.disk_full = False
+        return [Note("disk.room-again"), *self._commits([], now)]
+
+    def _result(self, message: m.Result, payload: bytes) -> None:
+        problem, table = self._check(message, payload)
+        if problem or table is None or message.origin is None:
+            refused = m.Stored(instance=message.instance, number=message.number, status="refused", reason=problem)
+            self._staged.append(_Staged(refused, None, 0, 0))
+            return
+        origin = message.origin
+        place = (origin.pass_number, origin.shard)
+        new = self._new_items(place, message.ranges)
+        stored = m.Stored(
+            instance=message.instance,
+            number=message.number,
+            status="stored" if new else "duplicate",
+            pass_number=origin.pass_number,
+            shard=origin.shard,
+            ranges=message.ranges,
+            new_items=size(new),
+        )
+        if not new:
+            self._staged.append(_Staged(stored, None, 0, 0))
+            return
+        self._staged_done.setdefault(place, RangeSet()).update(new)
+        frame = self._frame(message, origin, payload, RangeSet(new))
+        self._staged_bytes += len(payload)
+        failures = size(new) if message.table == "failures" else 0
+        captions = 0 if failures else size(new) * len(table.slot_names)
+        self._staged.append(_Staged(stored, frame, captions, failures))
+
+    def _new_items(self, place: tuple[int, int], ranges: m.Ranges) -> tuple[Pair, ...]:
+        new: tuple[Pair, ...] = ranges
+        for have in (self._done.get(place), self._staged_done.get(place)):
+            if have:
+                new = tuple(gap for start, end in new for gap in have.missing(start, end))
+        return new
+
+    def _frame(self, message: m.Result, origin: m.Origin, payload: bytes, new: RangeSet) -> JournalFrame:
+        position = self.position + 1 + sum(staged.frame is not None for staged in self._staged)
+        mask = None
+        if len(new) < size(message.ranges):
+            bits = bytearray((size(message.ranges) + 7) // 8)
+            for at, index in enumerate(index for start, end in message.ranges for index in range(start, end)):
+                if index in new:
+                    bits[at // 8] |= 1 << at % 8
+            mask = bytes(bits)
+        return JournalFrame(
+            position=position,
+            table=message.table,
+            lease=message.lease,
+            job=origin.job,
+            pass_number=origin.pass_number,
+            shard=origin.shard,
+            ranges=message.ranges,
+            mask=mask,
+            contributor=origin.contributor,
+            key=origin.key,
+            received=origin.received,
+            crc=message.crc,
+            frame=payload,
+        )
+
+    def _check(self, message: m.Result, payload: bytes) -> tuple[str, Table | None]:
+        """Everything that could be wrong with a result, before it is stored."""
+        origin = message.origin
+        if origin is None:
+            return "the broker did not say whose it is", None
+        slots = self._passes.get(origin.pass_number)
+        if slots is None:
+            return f"there is no pass {origin.pass_number}", None
+        if origin.shard >= len(self._lengths) or message.ranges[-1][1] > self._lengths[origin.shard]:
+            return "items that the shard does not have", None
+        if checksum(payload) != message.crc:
+            return "damaged on the way (checksum)", None
+        try:
+            table = decode_table(message.table, payload)
+        except WireError as error:
+            return str(error), None
+        if table.rows != size(message.ranges):
+            return f"{table.rows} items in the payload, {size(message.ranges)} in the header", None
+        if message.table == "captions" and table.slot_names != slots:
+            return "not the slots of the pass", None
+        return "", table
+
+    # ------------------------------------------------------------------ what is told
+
+    @property
+    def state(self) -> Literal["open", "full", "disk-full"]:
+        """Whether results are welcome."""
+        if self.disk_full:
+            return "disk-full"
+        return "full" if self.backlog >= self.rules.max_backlog else "open"
+
+    def _commits(self, staged: list[_Staged], now: float) -> list[Effect]:
+        self._commit_at = now + COMMIT_SECONDS
+        if not self._welcomed:
+            self._told = self.position
+            return []
+        groups: list[list[_Staged]] = [[]]
+        weight = 0
+        for entry in staged:
+            weight += 1 + len(entry.stored.ranges)
+            if weight > COMMIT_WEIGHT and groups[-1]:
+                groups.append([])
+                weight = 1 + len(entry.stored.ranges)
+            groups[-1].append(entry)
+        return [self._commit(group, last=at == len(groups) - 1) for at, group in enumerate(groups)]
+
+    def _commit(self, group: list[_Staged], *, last: bool) -> Effect:
+        after = self._told
+        ends = [entry.frame.position for entry in group if entry.frame is not None]
+        self._told = self.position if last else max(ends, default=after)
+        commit = m.Commit.model_construct(
+            after=after,
+            position=self._told,
+            results=tuple(entry.stored for entry in group),
+            room=max(self.rules.max_backlog - self.backlog - self._staged_bytes, 0),
+            state=self.state,
+            shards=len(self._lengths),
+            passes=len(self._passes),
+            captions=self.captions,
+            dead_letters=self.dead_letters,
+        )
+        return Send(BROKER, commit)
+
+    def _state(self, message: m.Since) -> list[Effect]:
+        """The whole state, in pages: shards that the broker does not know, then all that is done."""
+        effects = self._shard_pages(message.shards, snapshot=True)
+        rows = [(number, shard, a, b) for (number, shard), items in self._done.items() for a, b in items]
+        starts = range(0, max(len(rows), 1), RANGES_PER_PAGE)
+        for start in starts:
+            page = rows[start : start + RANGES_PER_PAGE]
+            columns = dict(zip(("pass_number", "shard", "start", "end"), _columns(page, 4), strict=True))
+            payload = encode_table(build("done", len(page), columns))
+            effects.append(self._page("done", start, payload, snapshot=True, last=start == starts[-1]))
+        return effects
+
+    def _shard_pages(self, first: int, *, snapshot: bool) -> list[Effect]:
+        pages: list[Effect] = []
+        for start in range(first, len(self._lengths), SHARDS_PER_PAGE):
+            names = self._names[start : start + SHARDS_PER_PAGE]
+            lengths = self._lengths[start : start + SHARDS_PER_PAGE]
+            payload = encode_table(build("shards", len(names), {"name": names, "length": lengths}))
+            pages.append(self._page("shards", start, payload, snapshot=snapshot, last=False))
+        return pages
+
+    def _page(self, table: str, first: int, payload: bytes, *, snapshot: bool, last: bool) -> Effect:
+        passes = tuple(m.PassFacts(number=number, slots=slots) for number, slots in self._passes.items())
+        state = m.State.model_validate(
+            {
+                "table": table,
+                "first": first,
+                "position": self.position,
+                "passes": passes,
+                "snapshot": snapshot,
+                "last": last,
+            }
+        )
+        return Send(BROKER, state, payload)
+
+    # ------------------------------------------------------------------ tasks
+
+    def _task(self, message: m.Task, payload: bytes) -> list[Effect]:
+        ended = self._ended.get(message.task)
+        if ended is not None:
+            return [Send(BROKER, ended)]
+        if message.task in self._running:
+            return []
+        self._running[message.task] = message.kind
+        return [StartTask(message.task, message.kind, message.slots, payload)]
+
+    def task_ended(self, task: str, problem: str, count: int) -> list[Effect]:
+        """The shell did what was asked, or could not."""
+        self._running.pop(task, None)
+        self._ended[task] = m.Done(task=task, problem=problem[:1024], count=count)
+        for old in list(self._ended)[:-REMEMBERED_TASKS]:
+            del self._ended[old]
+        return [Send(BROKER, self._ended[task])]
+
+    def shards_listed(self, shards: Iterable[tuple[str, int]]) -> list[Effect]:
+        """New shards are durable in the listing."""
+        first = len(self._lengths)
+        for name, length in shards:
+            self.know_shard(name, length)
+        return self._shard_pages(first, snapshot=False)
+
+    def pass_opened(self, number: int, slots: tuple[str, ...]) -> list[Effect]:
+        """A pass is durable in the manifest."""
+        self.know_pass(number, slots)
+        payload = encode_table(build("shards", 0, {"name": [], "length": []}))
+        return [self._page("shards", len(self._lengths), payload, snapshot=False, last=False)]
+
+    def done_items(self) -> dict[tuple[int, int], tuple[Pair, ...]]:
+        """What is durable, by pass and shard; for tests and scans."""
+        return {place: items.pairs() for place, items in self._done.items()}
+
+
+def _columns(rows: Sequence[tuple[int, ...]], width: int) -> list[list[int]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
