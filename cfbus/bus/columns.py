@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from cfbus.bus.messages import MAX_CAPTION_BYTES, MAX_SLOTS
+from cfbus.bus.fields import MAX_CAPTION_BYTES, MAX_SLOTS
 
 Plain = Mapping[str, object]
 Ints = npt.NDArray[np.int64]

@@ -4,96 +4,27 @@ Every message on the bus is one of the classes below; ``docs/protocol.md`` takes
 here. A model says what a header may hold; it knows nothing of frames, sockets or decisions.
 
 Invariants: models are frozen, strict (no coercion) and closed (no unknown field); every string and
-every sequence has a bound, so that no header can pass ``MAX_HEADER_BYTES`` by much and none can make
-the receiver do unbounded work. Attribution (who sent it) is never a field that a peer fills in: the
+every sequence has a bound, so that no header can make the receiver do unbounded work, and what the cores
+build stays below ``MAX_HEADER_BYTES``. Attribution (who sent it) is never a field that a peer fills in: the
 broker takes it from the connection.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import Field
 
-PROTOCOL_VERSION = 1
-KIB = 1024
-MAX_FRAME_BYTES = 512 * KIB  # what a socket takes at all
-MAX_HEADER_BYTES = 64 * KIB
-RESULT_SPLIT_BYTES = 256 * KIB  # a result is closed before its payload passes this
-MAX_CAPTION_BYTES = 64 * KIB
-MAX_ITEM_TEXT_BYTES = 192 * KIB  # all captions of one item together
-MAX_SLOTS = 16
-MAX_PROMPT_CHARS = 8192
-MAX_CHUNK_ITEMS = 65536
-MAX_SHARD_ITEMS = 1 << 31
+from cfbus.bus.fields import MAX_CHUNK_ITEMS as MAX_CHUNK_ITEMS
+from cfbus.bus.fields import MAX_FRAME_BYTES as MAX_FRAME_BYTES
+from cfbus.bus.fields import Count, End, Id, Ids, Index, Part, PassNumber, Rate, Reason, Seconds, Slots, Text, Word
+from cfbus.bus.fields import Message as Message
+from cfbus.bus.fields import Ranges as Ranges
+from cfbus.bus.fields import Role as Role
+from cfbus.bus.fields import Slot as Slot
+from cfbus.bus.fields import Spec as Spec
 
-
-class Role(StrEnum):
-    """What a key is allowed to do."""
-
-    WORKER = "worker"
-    WRITER = "writer"
-    FEEDER = "feeder"
-    MONITOR = "monitor"
-    ADMIN = "admin"
-    ENROL = "enrol"
-
-
-def _ascending(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    last = -1
-    for start, end in pairs:
-        if start <= last or end <= start:
-            raise ValueError("ranges must be non-empty, ascending and apart")
-        last = end
-    return pairs
-
-
-Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", description="64 random bits, hexadecimal")]
-Word = Annotated[str, Field(min_length=1, max_length=64)]
-Text = Annotated[str, Field(max_length=1024)]
-Count = Annotated[int, Field(ge=0, lt=1 << 53)]
-Index = Annotated[int, Field(ge=0, lt=MAX_SHARD_ITEMS)]
-Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
-Rate = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-Ranges = Annotated[
-    tuple[tuple[Index, Annotated[int, Field(gt=0, le=MAX_SHARD_ITEMS)]], ...],
-    Field(max_length=4096, description="half-open [start, end) pairs of item indices, ascending, not touching"),
-    AfterValidator(_ascending),
-]
-
-
-class Part(BaseModel):
-    """Base of everything inside a message."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class Message(Part):
-    """Base of all messages. ``TAG`` names the message on the wire; ``PAYLOAD`` says whether it has one."""
-
-    TAG: ClassVar[str] = ""
-    PAYLOAD: ClassVar[bool] = False
-
-
-class Slot(Part):
-    """One named caption of an item."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-    stage: Word = "caption"
-    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
-    prompt_id: Word
-
-
-class Spec(Part):
-    """All that decides what a caption says, named by its hash."""
-
-    hash: Id
-    engine: Literal["palette", "scripted"]
-    options: Annotated[tuple[tuple[Word, float], ...], Field(max_length=16)] = ()
-    pixel_budget: Annotated[int, Field(ge=1, le=1 << 28)]
-    max_pixels: Annotated[int, Field(ge=1, le=1 << 32)]
-    slots: Annotated[tuple[Slot, ...], Field(min_length=1, max_length=MAX_SLOTS)]
+MAX_FAILED_ITEMS = 16
 
 
 class StoreFacts(Part):
@@ -117,7 +48,7 @@ class Hello(Message):
     software: Word
     name: Word
     concurrency: Annotated[int, Field(ge=0, le=100_000)] = 0
-    held: Annotated[tuple[Id, ...], Field(max_length=1024)] = ()
+    held: Ids = ()
     store: StoreFacts | None = None
 
 
@@ -133,7 +64,7 @@ class Welcome(Message):
     window: Count
     generation: Count
     spec: Spec | None
-    lost: Annotated[tuple[Id, ...], Field(max_length=1024)] = ()
+    lost: Ids = ()
 
 
 class Heartbeat(Message):
@@ -165,13 +96,13 @@ class Grant(Message):
     TAG: ClassVar[str] = "GRANT"
     PAYLOAD: ClassVar[bool] = True
     lease: Id
-    pass_number: Annotated[int, Field(ge=1)]
+    pass_number: PassNumber
     shard: Index
     shard_name: Annotated[str, Field(min_length=1, max_length=512)]
     start: Index
-    end: Annotated[int, Field(gt=0, le=MAX_SHARD_ITEMS)]
+    end: End
     done: Ranges = ()
-    slots: Annotated[tuple[Word, ...], Field(min_length=1, max_length=MAX_SLOTS)]
+    slots: Slots
     backup: bool
     ttl: Seconds
     window: Count
@@ -224,7 +155,7 @@ class Origin(Part):
     contributor: Word
     key: Word  # its fingerprint
     job: Annotated[str, Field(max_length=600)]  # <shard>:<start>-<end>@<pass>.<n>
-    pass_number: Annotated[int, Field(ge=1)]
+    pass_number: PassNumber
     shard: Index
     received: Count  # microseconds since the epoch, UTC
 
@@ -256,7 +187,7 @@ class Stored(Part):
     shard: Index = 0
     ranges: Ranges = ()
     new_items: Count = 0
-    reason: Text = ""
+    reason: Reason = ""
 
 
 class Commit(Message):
@@ -271,6 +202,8 @@ class Commit(Message):
     state: Literal["open", "full", "disk-full"] = "open"
     shards: Count
     passes: Count
+    captions: Count
+    dead_letters: Count
 
 
 class Since(Message):
@@ -283,21 +216,23 @@ class Since(Message):
 class PassFacts(Part):
     """A pass as the store knows it."""
 
-    number: Annotated[int, Field(ge=1)]
-    slots: Annotated[tuple[Word, ...], Field(min_length=1, max_length=MAX_SLOTS)]
+    number: PassNumber
+    slots: Slots
 
 
 class State(Message):
-    """A page of the writer's state, its payload a `shards` or `done` table. The last page of an answer to SINCE
-    has `last` set; only then is the broker caught up. Also sent with new shards as they are listed."""
+    """A page of the writer's state, its payload a `shards` or `done` table. The pages of an answer to SINCE
+    (`snapshot`) count from 0 and the last has `last` set; only when all came in order is the broker caught up.
+    Also sent with new shards as they are listed."""
 
     TAG: ClassVar[str] = "STATE"
     PAYLOAD: ClassVar[bool] = True
     table: Literal["shards", "done"]
     first: Count
     position: Count
-    passes: Annotated[tuple[PassFacts, ...], Field(max_length=1024)] = ()
+    passes: Annotated[tuple[PassFacts, ...], Field(max_length=64)] = ()
     snapshot: bool
+    page: Count = 0
     last: bool
 
 
@@ -307,7 +242,7 @@ class Acked(Part):
     instance: Id
     number: Count
     status: Literal["stored", "duplicate", "refused"]
-    reason: Text = ""
+    reason: Reason = ""
 
 
 class Ack(Message):
@@ -340,7 +275,7 @@ class Failed(Message):
     lease: Id
     instance: Id
     number: Count
-    items: Annotated[tuple[FailedItem, ...], Field(min_length=1, max_length=64)]
+    items: Annotated[tuple[FailedItem, ...], Field(min_length=1, max_length=MAX_FAILED_ITEMS)]
 
 
 class Release(Message):
@@ -357,7 +292,7 @@ class IndexShard(Message):
     TAG: ClassVar[str] = "INDEX"
     shard: Index
     start: Index
-    end: Annotated[int, Field(gt=0, le=MAX_SHARD_ITEMS)]
+    end: End
 
 
 class Listed(Message):
@@ -381,7 +316,7 @@ class Task(Message):
     PAYLOAD: ClassVar[bool] = True
     task: Id
     kind: Literal["scan", "open-pass", "seal", "jobs", "contributors"]
-    slots: Annotated[tuple[Word, ...], Field(max_length=MAX_SLOTS)] = ()
+    slots: Slots | tuple[()] = ()
 
 
 class Progress(Message):
@@ -419,7 +354,7 @@ class Admin(Message):
     TAG: ClassVar[str] = "ADMIN"
     request: Id
     verb: Word
-    arguments: Annotated[tuple[tuple[Word, Text], ...], Field(max_length=32)] = ()
+    arguments: Annotated[tuple[tuple[Word, Text], ...], Field(max_length=8)] = ()
     page: Count = 0
 
 
@@ -428,7 +363,7 @@ class Reply(Message):
 
     TAG: ClassVar[str] = "REPLY"
     request: Id
-    facts: Annotated[tuple[tuple[Word, Text], ...], Field(max_length=512)] = ()
+    facts: Annotated[tuple[tuple[Word, Annotated[str, Field(max_length=256)]], ...], Field(max_length=40)] = ()
     problem: Text = ""
     page: Count = 0
     pages: Count = 1

@@ -16,7 +16,8 @@ import msgpack
 from pydantic import ValidationError
 
 from cfbus.bus.columns import Table, TableError, from_plain, to_plain
-from cfbus.bus.messages import BY_TAG, MAX_FRAME_BYTES, MAX_HEADER_BYTES, PROTOCOL_VERSION, Message
+from cfbus.bus.fields import MAX_FRAME_BYTES, MAX_HEADER_BYTES, PROTOCOL_VERSION
+from cfbus.bus.messages import BY_TAG, Message
 
 MAGIC = b"CFB" + bytes([PROTOCOL_VERSION])
 MAX_CONTAINER = 70_000

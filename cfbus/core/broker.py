@@ -14,21 +14,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from cfbus.bus import messages as m
+from cfbus.bus.fields import MAX_RANGES, PAGE_BYTES
 from cfbus.bus.messages import Role
 from cfbus.core.blame import Claims
 from cfbus.core.catchup import CatchUp
 from cfbus.core.effects import Connection, Effect, LeaseRow, Note, Peer, SaveLease, Send, Stop
 from cfbus.core.granting import Granting
+from cfbus.core.joining import Joining
 from cfbus.core.leases import LeaseState, LeaseTable
+from cfbus.core.pages import entry_bytes, pages
 from cfbus.core.passes import Pass, Shards
 from cfbus.core.ranges import RangeSet
 from cfbus.core.state import Counts, PeerState, Remembered, Rules, WriterState
 from cfbus.core.verdicts import Verdicts
 from cfbus.core.watching import status
 
-SOFTWARE = "cfbus"
-SILENT_HEARTBEATS = 3.5
-"""A peer that was silent for this many heartbeats has to say HELLO again."""
+WRITER_SILENT_SECONDS = 3.0
+"""A writer says COMMIT each second; when none came for this long, lease clocks stand still."""
+SAMPLE_SECONDS = 1.0
+RATE_SECONDS = 60.0
 
 
 class Broker:
@@ -56,20 +60,22 @@ class Broker:
         self._stopped_at: float | None = now
         self._unsaved: dict[str, LeaseRow] = {}
         self.samples: list[tuple[float, int]] = []
-        self._remembered = remembered.leases
+        self.remembered = remembered.leases
         self.granting = Granting(self)
         self.verdicts = Verdicts(self)
         self.catchup = CatchUp(self)
+        self.joining = Joining(self)
 
     # ------------------------------------------------------------------ events
 
     def handle(self, peer: Peer, message: m.Message, payload: bytes, now: float, wall: int) -> list[Effect]:
         """A message came in. ``now`` in seconds of a clock that never jumps, ``wall`` in microseconds UTC."""
         self.wall = wall
+        self._run_clocks(now)
         if type(message) not in m.MAY_SEND[peer.role]:
             return self.refuse(peer, "not-allowed", f"A {peer.role} may not send {message.TAG}.")
         if isinstance(message, m.Hello):
-            return self._settle(self._hello(peer, message, now), now)
+            return self._settle(self.joining.hello(peer, message, now), now)
         known = self.peers.get(peer.connection)
         if known is None or known.peer.key != peer.key:
             return [Send(peer.connection, m.Error(code="hello-first", sentence="Introduce yourself first."))]
@@ -97,7 +103,7 @@ class Broker:
                 self.granting.forget(known.peer.connection)
                 return []
             case m.Bye():
-                return self._leave(known, now)
+                return self.joining.leave(known)
             case m.Admin():
                 return self._admin(known, message, now)
             case _:
@@ -122,25 +128,23 @@ class Broker:
     def tick(self, now: float, wall: int) -> list[Effect]:
         """Time has passed."""
         self.wall = wall
-        effects: list[Effect] = []
-        silent = self.rules.heartbeat_seconds * SILENT_HEARTBEATS
-        for connection, state in list(self.peers.items()):
-            if now - state.heard > silent:
-                effects += self._lose(connection, state)
+        self._run_clocks(now)
+        effects = self.joining.lose_silent(now)
         self._run_clocks(now)
         effects += [*self.granting.ask_listing_again(now), *self.catchup.ask_again(now)]
         if self._stopped_at is None:
             for lease in self.leases.expired(now):
                 effects.append(self._note_lease("lease.expired", lease))
                 self.end_lease(lease)
-        self.samples.append((now, self.done_items))
-        self.samples = [sample for sample in self.samples if now - sample[0] <= 60.0]
+        if not self.samples or now - self.samples[-1][0] >= SAMPLE_SECONDS:
+            self.samples = [sample for sample in self.samples if now - sample[0] <= RATE_SECONDS]
+            self.samples.append((now, self.done_items))
         return self._settle(effects, now)
 
     def next_deadline(self) -> float | None:
         """When ``tick`` has something to do, at the latest."""
-        silent = self.rules.heartbeat_seconds * SILENT_HEARTBEATS
-        times = [state.heard + silent for state in self.peers.values()]
+        times = [state.heard + self.joining.silence for state in self.peers.values()]
+        times += [*self.granting.deadlines(), *self.catchup.deadlines()]
         lease = self.leases.next_deadline()
         if lease is not None and self._stopped_at is None:
             times.append(lease)
@@ -150,71 +154,9 @@ class Broker:
 
     # ------------------------------------------------------------------ peers
 
-    def _hello(self, peer: Peer, message: m.Hello, now: float) -> list[Effect]:
-        if message.role != peer.role:
-            return self.refuse(peer, "role", f"This key is a {peer.role}'s, not a {message.role}'s.", fatal=True)
-        state = PeerState(peer, message.instance, message.name, message.concurrency, now)
-        if peer.role is Role.WRITER:
-            return self.catchup.hello(state, message, now)
-        self.peers[peer.connection] = state
-        effects: list[Effect] = []
-        lost: tuple[str, ...] = ()
-        if peer.role is Role.WORKER:
-            lost = self._take_up(state, message, now)
-            self.routes[message.instance] = peer.connection
-            effects.append(Note("worker.joined", (("worker", message.name), ("contributor", peer.contributor))))
-        return [self.welcome(state, lost), *effects]
-
-    def welcome(self, state: PeerState, lost: tuple[str, ...] = ()) -> Send:
-        """How this bus is run, for a peer that has introduced itself."""
-        welcome = m.Welcome(
-            software=SOFTWARE,
-            store_id=self.store_id or None,
-            dataset=self.rules.dataset,
-            heartbeat_seconds=self.rules.heartbeat_seconds,
-            lease_seconds=self.rules.lease_seconds,
-            window=self.window(),
-            generation=self.rules.generation,
-            spec=self.rules.spec if state.peer.role is Role.WORKER else None,
-            lost=lost,
-        )
-        return Send(state.peer.connection, welcome)
-
-    def _take_up(self, state: PeerState, message: m.Hello, now: float) -> tuple[str, ...]:
-        """Leases that the worker says it holds go on; those that it does not know of end. Returns the lost ones."""
-        held = set(message.held)
-        for lease in list(self.leases.current()):
-            if lease.row.instance != message.instance or lease.row.contributor != state.peer.contributor:
-                continue
-            if lease.row.lease in held:
-                lease.connection = state.peer.connection
-                lease.deadline = max(lease.deadline, now + self.rules.lease_seconds)
-            elif not lease.preparing:
-                self.end_lease(lease)
-        known = (self.leases.get(lease) for lease in message.held)
-        current = {lease.row.lease for lease in known if lease and lease.current and self.owns(state, lease)}
-        current |= {row.lease for row in self._remembered if row.current and row.instance == message.instance}
-        return tuple(lease for lease in message.held if lease not in current)
-
     def owns(self, state: PeerState, lease: LeaseState) -> bool:
         """The lease was given to this contributor's instance."""
         return lease.row.contributor == state.peer.contributor and lease.row.instance == state.instance
-
-    def _leave(self, state: PeerState, now: float) -> list[Effect]:
-        for lease in list(self.leases.current()):
-            if self.owns(state, lease):
-                self.end_lease(lease)
-        return self._lose(state.peer.connection, state)
-
-    def _lose(self, connection: Connection, state: PeerState) -> list[Effect]:
-        self.peers.pop(connection, None)
-        self.granting.forget(connection)
-        if self.routes.get(state.instance) == connection:
-            del self.routes[state.instance]
-        if self.writer is not None and self.writer.connection == connection:
-            self.writer = None
-            self.granting.cancel_preparing()
-        return [Note("peer.left", (("role", state.peer.role.value), ("name", state.name)))]
 
     def workers(self) -> list[PeerState]:
         """The workers on the bus that take work."""
@@ -288,15 +230,18 @@ class Broker:
                 lease.captioned, lease.progressed = captioned, now
                 lease.deadline = now + self.rules.lease_seconds
             states.append(self.lease_state(lease, now))
-        renewed = m.Renewed(leases=tuple(states), window=self.window())
-        return [Send(known.peer.connection, renewed)]
+        window = self.window()
+        return [
+            Send(known.peer.connection, m.Renewed(leases=tuple(page), window=window))
+            for page in pages(states, lambda state: entry_bytes(state.done), PAGE_BYTES)
+        ]
 
     def lease_state(self, lease: LeaseState, now: float) -> m.LeaseState:
         """What a holder is told of its lease."""
         row = lease.row
         done = self.passes[row.pass_number].done_in(row.shard, row.start, row.end)
         ttl = max(lease.deadline - now, 0.0)
-        return m.LeaseState(lease=row.lease, current=lease.current, ttl=ttl, done=done[:4096])
+        return m.LeaseState(lease=row.lease, current=lease.current, ttl=ttl, done=done[:MAX_RANGES])
 
     def _release(self, known: PeerState, message: m.Release) -> list[Effect]:
         lease = self.leases.get(message.lease)
@@ -342,7 +287,7 @@ class Broker:
         elif message.verb == "status":
             view = status(self, now)
             shown = {**view.model_dump(exclude={"workers"}), "workers": len(view.workers)}
-            facts = tuple((name, str(value)) for name, value in shown.items())
+            facts = tuple((name, str(value)[:256]) for name, value in shown.items())
         else:
             problem = f"There is no verb {message.verb!r}."
         reply = m.Reply(request=message.request, facts=facts, problem=problem)
@@ -369,7 +314,7 @@ class Broker:
         if self.ready or self.writer is None or not self.writer.caught_up:
             return
         self.ready = True
-        for row in self._remembered:
+        for row in self.remembered:
             walk = self.passes.get(row.pass_number)
             if walk is None or row.shard >= len(self.shards) or row.end > self.shards.lengths[row.shard]:
                 continue
@@ -377,24 +322,29 @@ class Broker:
             current = row.current and bool(undone) and not self._overlaps(row, undone)
             connection = self.routes.get(row.instance)
             deadline = now + self.rules.lease_seconds
-            row = replace(row, current=current)
+            if current != row.current:
+                row = replace(row, current=current)
+                self._unsaved[row.lease] = row
             self.leases.add(LeaseState(row, connection, deadline, now, undone, progressed=now, current=current))
             if current:
                 walk.hold(row.shard, undone)
-        self._remembered = ()
+        self.remembered = ()
 
     def _overlaps(self, row: LeaseRow, undone: RangeSet) -> bool:
         same = (other for other in self.leases.at(row.pass_number, row.shard) if other.current)
         return any(other.row.backup == row.backup and other.undone.within(a, b) for other in same for a, b in undone)
 
     def _run_clocks(self, now: float) -> None:
-        """Lease clocks stand still while nothing can become durable."""
-        flowing = self.writer is not None and self.writer.caught_up and self.writer.state == "open"
+        """Lease clocks stand still while nothing can become durable: from when the writer was last heard."""
+        writer = self.writer
+        flowing = writer is not None and writer.caught_up and writer.state == "open"
+        if writer is not None and now - writer.heard > WRITER_SILENT_SECONDS:
+            flowing = False
         if flowing and self._stopped_at is not None:
             self.leases.postpone(now - self._stopped_at)
             self._stopped_at = None
         elif not flowing and self._stopped_at is None:
-            self._stopped_at = now
+            self._stopped_at = writer.heard if writer is not None else now
 
     def _note_lease(self, event: str, lease: LeaseState) -> Note:
         return Note(event, (("job", lease.row.job), ("contributor", lease.row.contributor)))

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from cfbus.bus import messages as m
 from cfbus.bus.columns import build
+from cfbus.bus.fields import RESULT_SPLIT_BYTES
 from cfbus.bus.messages import Role
 from cfbus.bus.wire import WireError, decode_table, encode_table
 from cfbus.core.effects import Connection, DropLeases, Effect, Note, SavePosition, Send, Stop
+from cfbus.core.pages import pages
 from cfbus.core.passes import Pass
 from cfbus.core.state import WriterState
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from cfbus.core.broker import Broker
     from cfbus.core.state import PeerState
 
-MAX_SNAPSHOT_LEASES = 1000
+SNAPSHOT_ROW_BYTES = 400
+"""More than the bytes of a row of the jobs and contributors snapshots, without the job's name."""
 ASK_AGAIN_SECONDS = 10.0
 
 
@@ -70,6 +73,9 @@ class CatchUp:
                 )
             ]
         broker.peers[state.peer.connection] = state
+        if facts.position < broker.position and not again:
+            for walk in broker.passes.values():
+                walk.forget()
         broker.store_id = facts.store_id
         broker.position = max(facts.position, broker.position) if again else facts.position
         self._writer_instance = state.instance
@@ -78,7 +84,7 @@ class CatchUp:
         broker.writer = WriterState(state.peer.connection, facts.store_id, facts.position, now)
         return [
             SavePosition(facts.store_id, broker.position),
-            broker.welcome(state),
+            broker.joining.welcome(state),
             Send(state.peer.connection, m.Since(shards=len(broker.shards))),
             Note("writer.joined", (("store", facts.store_id), ("position", facts.position))),
         ]
@@ -103,6 +109,7 @@ class CatchUp:
         except WireError as error:
             return [Note("writer.bad-state", (("why", str(error)),))]
         broker = self._broker
+        whole = message.snapshot and self._follows(writer, message.page)
         for facts in message.passes:
             if facts.number not in broker.passes:
                 broker.passes[facts.number] = Pass(facts.number, facts.slots, broker.shards)
@@ -116,9 +123,15 @@ class CatchUp:
             rows = (table.numbers(name).tolist() for name in ("pass_number", "shard", "start", "end"))
             for number, shard, start, end in zip(*rows, strict=True):
                 self._mark_done(number, shard, ((start, end),))
-        if message.snapshot and message.last and not writer.caught_up:
+        if whole and message.last and not writer.caught_up:
             return self._caught_up(writer, message)
         return []
+
+    def _follows(self, writer: WriterState, page: int) -> bool:
+        """Each page of this answer came, so far. After a gap all wait for the first page of another answer."""
+        follows = page in (0, writer.next_page)
+        writer.next_page = page + 1 if follows else 0
+        return follows
 
     def _caught_up(self, writer: WriterState, message: m.State) -> list[Effect]:
         broker = self._broker
@@ -143,6 +156,14 @@ class CatchUp:
         if not broker.writer.caught_up:
             return [Send(broker.writer.connection, m.Since(shards=len(broker.shards)))]
         return [*self._send_tasks(), *broker.verdicts.send_again()]
+
+    def deadlines(self) -> list[float]:
+        """When to ask again."""
+        broker = self._broker
+        unanswered = self._tasks or broker.verdicts.undelivered
+        if broker.writer is None or (broker.writer.caught_up and not unanswered):
+            return []
+        return [self._asked_at + ASK_AGAIN_SECONDS]
 
     def _send_tasks(self) -> list[Effect]:
         assert self._broker.writer is not None
@@ -275,7 +296,8 @@ class CatchUp:
         return [Note("task.done", (("kind", task.kind), ("count", message.count)))]
 
     def _jobs(self, now: float) -> bytes:
-        rows = [lease.row for lease in list(self._broker.leases)[-MAX_SNAPSHOT_LEASES:]]
+        newest_first = (lease.row for lease in reversed(list(self._broker.leases)))
+        rows = next(pages(newest_first, lambda row: SNAPSHOT_ROW_BYTES + 4 * len(row.job), RESULT_SPLIT_BYTES))
         count = len(rows)
         table = build(
             "jobs",
@@ -295,7 +317,7 @@ class CatchUp:
         return encode_table(table)
 
     def _contributors(self) -> bytes:
-        known = self._broker.contributors
+        known = next(pages(self._broker.contributors, lambda _: SNAPSHOT_ROW_BYTES, RESULT_SPLIT_BYTES))
         table = build(
             "contributors",
             len(known),

@@ -92,29 +92,6 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class JournalFrame:
-    """One accepted result as the journal keeps it, a row per frame.
-
-    ``mask`` has bit i set when item i of the frame counts; None when all do. ``received`` is in
-    microseconds since the epoch, UTC. ``crc`` is the CRC-32 of ``frame``.
-    """
-
-    position: int
-    table: str
-    lease: str
-    job: str
-    pass_number: int
-    shard: int
-    ranges: Ranges
-    mask: bytes | None
-    contributor: str
-    key: str
-    received: int
-    crc: int
-    frame: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class StartTask:
     """The writer's shell should do this work and report its end to the core."""
 

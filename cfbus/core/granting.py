@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cfbus.bus import messages as m
+from cfbus.bus.fields import MAX_RANGES
 from cfbus.core.effects import Connection, Effect, LeaseRow, Note, Send
 from cfbus.core.leases import LeaseState
 from cfbus.core.passes import Pass
@@ -96,12 +97,16 @@ class Granting:
     def ask_listing_again(self, now: float) -> list[Effect]:
         """A listing that did not come for a while may have been lost on the way."""
         broker = self._broker
-        if broker.writer is None or now - self._listing_asked < LISTING_SECONDS:
+        if broker.writer is None or not self._preparing or now - self._listing_asked < LISTING_SECONDS:
             return []
         self._listing_asked = now
         rows = [lease.row for leases in self._preparing.values() for lease in leases]
         to = broker.writer.connection
         return [Send(to, m.IndexShard(shard=row.shard, start=row.start, end=row.end)) for row in rows]
+
+    def deadlines(self) -> list[float]:
+        """When to ask again."""
+        return [self._listing_asked + LISTING_SECONDS] if self._preparing and self._broker.writer else []
 
     def _ask_for_listing(self, lease: LeaseState) -> Effect:
         row = lease.row
@@ -209,9 +214,14 @@ class Granting:
     def _grant(self, lease: LeaseState, message: m.Listed, payload: bytes, now: float) -> list[Effect]:
         broker, row = self._broker, lease.row
         connection = broker.routes.get(row.instance)
-        if connection is None or message.rows == 0:
+        worker = broker.peers.get(connection)
+        if worker is None or worker.draining or not lease.undone:
             self._undo(lease)
             return []
+        if message.rows == 0:
+            # Not granted again at once, or an unreadable listing would be asked for without a pause.
+            self._undo(lease, again=False)
+            return [Note("listing.empty", (("job", row.job),))]
         end = min(row.start + message.rows, row.end)
         if end < row.end:
             broker.free(lease, broker.leases.give_back(lease, [(end, row.end)]))
@@ -227,14 +237,13 @@ class Granting:
             shard_name=broker.shards.names[row.shard],
             start=row.start,
             end=row.end,
-            done=walk.done_in(row.shard, row.start, row.end)[:4096],
+            done=walk.done_in(row.shard, row.start, row.end)[:MAX_RANGES],
             slots=walk.slots,
             backup=row.backup,
             ttl=broker.rules.lease_seconds,
             window=broker.window(),
         )
-        worker = broker.peers[connection].name if connection in broker.peers else row.instance
-        note = Note("lease.granted", (("job", row.job), ("worker", worker), ("backup", row.backup)))
+        note = Note("lease.granted", (("job", row.job), ("worker", worker.name), ("backup", row.backup)))
         broker.save(lease)
         return [Send(connection, grant, payload), note]
 
@@ -245,11 +254,11 @@ class Granting:
                 self._undo(lease)
         self._preparing.clear()
 
-    def _undo(self, lease: LeaseState) -> None:
+    def _undo(self, lease: LeaseState, *, again: bool = True) -> None:
         """A lease that was never granted: its items go back, and its worker waits again."""
         broker = self._broker
         broker.free(lease, broker.leases.end(lease))
         broker.leases.drop(lease)
         connection = broker.routes.get(lease.row.instance)
-        if connection in broker.peers and not broker.peers[connection].draining:
+        if again and connection in broker.peers and not broker.peers[connection].draining:
             self.waiting.setdefault(connection, m.Lease(want=max(lease.items, 1), rate=lease.rate))

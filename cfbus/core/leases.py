@@ -31,6 +31,7 @@ class LeaseState:
     undone: RangeSet
     rate: float = 0.0
     captioned: int = 0
+    taken_up_at: int = -1  # how far it was when a HELLO last prolonged it
     progressed: float = 0.0
     current: bool = True
     preparing: bool = False  # carved, and waiting for its listing
@@ -110,8 +111,8 @@ class LeaseTable:
     def mark_done(self, pass_number: int, shard: int, pairs: tuple[Pair, ...]) -> list[LeaseState]:
         """These items are durable. Returns the current leases that covered any of them."""
         touched = []
-        for state in self.at(pass_number, shard):
-            if state.undone.subtract(pairs) and state.current:
+        for state in self._by_place.get((pass_number, shard), {}).values():
+            if state.current and state.undone.subtract(pairs):
                 touched.append(state)
         return touched
 

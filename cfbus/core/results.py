@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cfbus.bus import messages as m
 from cfbus.bus.columns import build
+from cfbus.bus.fields import MAX_CAPTION_BYTES, MAX_ITEM_TEXT_BYTES, RESULT_SPLIT_BYTES
 from cfbus.bus.wire import checksum, encode_table
 from cfbus.core.outcome import EngineFacts, Outcome
 from cfbus.core.ranges import pairs_of
@@ -17,7 +18,6 @@ from cfbus.core.ranges import pairs_of
 if TYPE_CHECKING:
     from cfbus.core.worker import WorkerRules
 
-FAILURES_PER_MESSAGE = 32
 ITEM_OVERHEAD_BYTES = 80
 CAPTION_OVERHEAD_BYTES = 40
 
@@ -36,9 +36,9 @@ def fitting(outcome: Outcome) -> Outcome:
         sizes = [len(caption.text.encode()) for caption in outcome.captions]
     except UnicodeEncodeError:
         return _unfit(outcome, "caption-not-text", "a caption holds half a character (lone surrogate)")
-    if not sizes or (max(sizes) <= m.MAX_CAPTION_BYTES and sum(sizes) <= m.MAX_ITEM_TEXT_BYTES):
+    if not sizes or (max(sizes) <= MAX_CAPTION_BYTES and sum(sizes) <= MAX_ITEM_TEXT_BYTES):
         return outcome
-    limits = f"at most {m.MAX_CAPTION_BYTES} each and {m.MAX_ITEM_TEXT_BYTES} together"
+    limits = f"at most {MAX_CAPTION_BYTES} each and {MAX_ITEM_TEXT_BYTES} together"
     return _unfit(outcome, "caption-too-long", f"captions of {sum(sizes)} bytes; {limits}")
 
 
@@ -53,7 +53,7 @@ def split(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
     total = 0
     for outcome in outcomes:
         size = bytes_of(outcome)
-        if group and total + size > m.RESULT_SPLIT_BYTES:
+        if group and total + size > RESULT_SPLIT_BYTES:
             yield group
             group, total = [], 0
         group.append(outcome)

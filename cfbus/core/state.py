@@ -57,9 +57,10 @@ class WriterState:
     store_id: str
     position: int
     heard: float
-    room: int = m.RESULT_SPLIT_BYTES
+    room: int = m.MAX_FRAME_BYTES
     state: str = "open"
     caught_up: bool = False
+    next_page: int = 0  # of the state that it is telling
 
 
 @dataclass(eq=False)

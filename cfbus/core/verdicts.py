@@ -28,6 +28,11 @@ class Verdicts:
         self._number = 0
         self._undelivered: dict[int, tuple[m.Result, bytes]] = {}
 
+    @property
+    def undelivered(self) -> int:
+        """Dead letters that the writer has not confirmed."""
+        return len(self._undelivered)
+
     def failed(self, known: PeerState, message: m.Failed) -> list[Effect]:
         """A worker could not caption items of a lease."""
         broker = self._broker

@@ -13,19 +13,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cfbus.bus import messages as m
+from cfbus.bus.fields import MAX_HELD, MAX_RANGES, RESULT_SPLIT_BYTES
 from cfbus.bus.wire import WireError, decode_table
-from cfbus.core.effects import Abandon, Effect, Note, Send, Spool, Stop, Unspool, UseSpec
+from cfbus.core.effects import Abandon, Effect, Note, Send, Stop, UseSpec
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 from cfbus.core.ranges import RangeSet
-from cfbus.core.results import FAILURES_PER_MESSAGE, bytes_of, fitting, pack, split
+from cfbus.core.results import bytes_of, fitting, pack, split
+from cfbus.core.retransmit import BROKER, Retransmitter
 
-BROKER = "broker"
 HELLO_SECONDS = 3.0
 ASK_SECONDS = 30.0
 LOW_WATER_SECONDS = 10.0
 RATE_WINDOW_SECONDS = 20.0
 RATES_KEPT = 5
-SPOOL_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +59,6 @@ class _Held:
         return not (self.todo or self.in_flight or self.finished or self.unacked)
 
 
-@dataclass(eq=False)
-class _Unacked:
-    message: m.Result | m.Failed
-    payload: bytes
-    made_at: float
-    resend_at: float
-    spooled: bool = False
-
-
 class Worker:
     """The state of one worker."""
 
@@ -77,8 +68,7 @@ class Worker:
         self.draining = False
         self.rate = 0.0
         self._held: dict[str, _Held] = {}
-        self._unacked: dict[tuple[str, int], _Unacked] = {}
-        self._unacked_bytes = 0
+        self._results = Retransmitter(rules.resend_seconds)
         self._window = m.MAX_FRAME_BYTES
         self._number = 0
         self._spec: m.Spec | None = None
@@ -98,12 +88,12 @@ class Worker:
     def restore(self, results: Iterable[tuple[m.Result, bytes]], now: float) -> None:
         """Unacked results from a spool, perhaps of an earlier instance."""
         for message, payload in results:
-            self._keep(message, payload, now, spooled=True)
+            self._results.keep(message, payload, now, spooled=True)
 
     def next_items(self, count: int) -> list[WorkItem]:
         """Up to ``count`` items to read and caption now; none while the window is closed."""
         items: list[WorkItem] = []
-        if self._unacked_bytes >= self._window or self._spec is None:
+        if self._results.bytes >= self._window or self._spec is None:
             return items
         for lease, held in self._held.items():
             while held.todo and len(items) < count:
@@ -140,17 +130,17 @@ class Worker:
     @property
     def unacked(self) -> int:
         """Results that wait for their ACK."""
-        return len(self._unacked)
+        return len(self._results)
 
     @property
     def unacked_bytes(self) -> int:
         """Bytes of those."""
-        return self._unacked_bytes
+        return self._results.bytes
 
     @property
     def drained(self) -> bool:
         """A drain was asked for, and nothing is held any more."""
-        return self.draining and not self._unacked and not any(h.in_flight or h.finished for h in self._held.values())
+        return self.draining and not self._results and not any(h.in_flight or h.finished for h in self._held.values())
 
     @property
     def why_idle(self) -> str:
@@ -170,7 +160,7 @@ class Worker:
             software="cfbus",
             name=self.rules.name,
             concurrency=self.rules.concurrency,
-            held=tuple(lease for lease, held in self._held.items() if held.current),
+            held=tuple(lease for lease, held in self._held.items() if held.current)[:MAX_HELD],
         )
         return [Send(BROKER, hello)]
 
@@ -195,7 +185,7 @@ class Worker:
                 self._window = message.window
                 return [effect for acked in message.results for effect in self._acked(acked)]
             case m.Resend():
-                return self._resend_all(now)
+                return self._results.send_all(now)
             case m.Drain():
                 return self.drain(now)
             case m.Error():
@@ -222,7 +212,7 @@ class Worker:
             self._spec, self._generation = message.spec, message.generation
             self._rates.clear()
             effects.append(UseSpec(message.spec, message.generation))
-        return effects + self._resend_all(now)
+        return effects + self._results.send_all(now)
 
     def _grant(self, message: m.Grant, payload: bytes) -> list[Effect]:
         self._asked_at = None
@@ -288,7 +278,7 @@ class Worker:
             held.finished_bytes += bytes_of(outcome)
             held.captioned += 1
             self._window_count += 1
-            full = len(held.finished) >= self.rules.result_items or held.finished_bytes >= m.RESULT_SPLIT_BYTES // 2
+            full = len(held.finished) >= self.rules.result_items or held.finished_bytes >= RESULT_SPLIT_BYTES // 2
             if full or not (held.todo or held.in_flight):
                 effects += self._flush(held, now)
         self._measure(now)
@@ -316,61 +306,37 @@ class Worker:
             message, payload = pack(
                 part, held.grant, self._spec, self.engine, self.rules, self._generation, self._number
             )
-            effects += self._keep_and_send(message, payload, now)
+            effects += self._keep_and_send(held, message, payload, now)
         failures = [outcome.failure for outcome in finished if outcome.failure is not None]
-        for start in range(0, len(failures), FAILURES_PER_MESSAGE):
+        for start in range(0, len(failures), m.MAX_FAILED_ITEMS):
             self._number += 1
             failed = m.Failed(
                 lease=held.grant.lease,
                 instance=self.rules.instance,
                 number=self._number,
-                items=tuple(failures[start : start + FAILURES_PER_MESSAGE]),
+                items=tuple(failures[start : start + m.MAX_FAILED_ITEMS]),
             )
-            effects += self._keep_and_send(failed, b"", now)
+            effects += self._keep_and_send(held, failed, b"", now)
         return effects
 
-    def _keep_and_send(self, message: m.Result | m.Failed, payload: bytes, now: float) -> list[Effect]:
-        self._keep(message, payload, now)
+    def _keep_and_send(self, held: _Held, message: m.Result | m.Failed, payload: bytes, now: float) -> list[Effect]:
+        self._results.keep(message, payload, now)
+        held.unacked += 1
         return [Send(BROKER, message, payload)] if self._welcomed else []
 
-    def _keep(self, message: m.Result | m.Failed, payload: bytes, now: float, *, spooled: bool = False) -> None:
-        resend_at = now + self.rules.resend_seconds
-        self._unacked[message.instance, message.number] = _Unacked(message, payload, now, resend_at, spooled)
-        self._unacked_bytes += len(payload)
-        held = self._held.get(message.lease)
-        if held is not None:
-            held.unacked += 1
-
     def _acked(self, acked: m.Acked) -> list[Effect]:
-        kept = self._unacked.pop((acked.instance, acked.number), None)
-        if kept is None:
-            return []
-        self._unacked_bytes -= len(kept.payload)
-        held = self._held.get(kept.message.lease)
+        message, effects = self._results.settle(acked)
+        held = self._held.get(message.lease) if message is not None else None
         if held is not None and acked.instance == self.rules.instance:
             held.unacked -= 1
             self._forget_if_over(held)
-        if acked.status == "refused":
-            effects: list[Effect] = [Note("result.refused", (("why", acked.reason), ("number", acked.number)))]
-            if isinstance(kept.message, m.Result):
-                if not kept.spooled:
-                    effects.append(Spool(acked.instance, acked.number, kept.message, kept.payload))
-                effects.append(Unspool(acked.instance, acked.number, refused=acked.reason or "refused"))
-            return effects
-        return [Unspool(acked.instance, acked.number)] if kept.spooled else []
-
-    def _resend_all(self, now: float) -> list[Effect]:
-        return [effect for kept in self._unacked.values() for effect in self._resend(kept, now)]
-
-    def _resend(self, kept: _Unacked, now: float) -> list[Effect]:
-        kept.resend_at = now + self.rules.resend_seconds
-        return [Send(BROKER, kept.message, kept.payload)]
+        return effects
 
     # ------------------------------------------------------------------ asking and time
 
     def _ask(self, now: float) -> list[Effect]:
         """Ask for a lease early enough that the engine never waits for one."""
-        if not self._welcomed or self.draining or self._spec is None or self._unacked_bytes >= self._window:
+        if not self._welcomed or self.draining or self._spec is None or self._results.bytes >= self._window:
             return []
         if self._asked_at is not None and now - self._asked_at < ASK_SECONDS:
             return []
@@ -386,49 +352,30 @@ class Worker:
         for held in list(self._held.values()):
             if held.finished and now >= held.since + self.rules.result_seconds:
                 effects += self._flush(held, now)
-        effects += self._spool_old(now)
+        effects += self._results.spool_old(now)
         if not self._welcomed:
             return effects + (self.connected(now) if now >= self._hello_at else [])
-        for kept in self._unacked.values():
-            if now >= kept.resend_at:
-                effects += self._resend(kept, now)
+        effects += self._results.send_due(now)
         if now >= self._renew_at:
             effects += self._renew(now)
         return effects + self._ask(now)
-
-    def _spool_old(self, now: float) -> list[Effect]:
-        return [
-            self._spool(kept)
-            for kept in self._unacked.values()
-            if not kept.spooled and isinstance(kept.message, m.Result) and now - kept.made_at >= SPOOL_SECONDS
-        ]
-
-    def _spool(self, kept: _Unacked) -> Effect:
-        assert isinstance(kept.message, m.Result)
-        kept.spooled = True
-        return Spool(kept.message.instance, kept.message.number, kept.message, kept.payload)
 
     def _renew(self, now: float) -> list[Effect]:
         self._renew_at = now + self._renew_seconds
         current = [held for held in self._held.values() if held.current][:256]
         if not current:
             beat = m.Heartbeat(
-                rate=self.rate, in_flight=self.in_flight, held=len(self._held), unacked_bytes=self._unacked_bytes
+                rate=self.rate, in_flight=self.in_flight, held=len(self._held), unacked_bytes=self._results.bytes
             )
             return [Send(BROKER, beat)]
         leases = tuple(m.HeldLease(lease=held.grant.lease, captioned=held.captioned) for held in current)
-        return [Send(BROKER, m.Renew(leases=leases, unacked_bytes=self._unacked_bytes, rate=self.rate))]
+        return [Send(BROKER, m.Renew(leases=leases, unacked_bytes=self._results.bytes, rate=self.rate))]
 
     def next_deadline(self) -> float:
         """When ``tick`` has something to do."""
         times = [self._renew_at if self._welcomed else self._hello_at]
         times += [held.since + self.rules.result_seconds for held in self._held.values() if held.finished]
-        for kept in self._unacked.values():
-            if not kept.spooled and isinstance(kept.message, m.Result):
-                times.append(kept.made_at + SPOOL_SECONDS)
-            if self._welcomed:
-                times.append(kept.resend_at)
-        return min(times)
+        return min([*times, *self._results.deadlines(sending=self._welcomed)])
 
     # ------------------------------------------------------------------ leaving
 
@@ -443,7 +390,7 @@ class Worker:
                 held.in_flight.clear()
             held.todo = RangeSet()
             if back and held.current:
-                effects.append(Send(BROKER, m.Release(lease=held.grant.lease, ranges=back.pairs()[:4096])))
+                effects.append(Send(BROKER, m.Release(lease=held.grant.lease, ranges=back.pairs()[:MAX_RANGES])))
             if not held.in_flight:
                 effects += self._flush(held, now)
             self._forget_if_over(held)
@@ -451,5 +398,4 @@ class Worker:
 
     def leave(self) -> list[Effect]:
         """Say goodbye; what is still unacked goes to the spool."""
-        unspooled = [k for k in self._unacked.values() if not k.spooled and isinstance(k.message, m.Result)]
-        return [*(self._spool(kept) for kept in unspooled), Send(BROKER, m.Bye())]
+        return [*self._results.spool_all(), Send(BROKER, m.Bye())]

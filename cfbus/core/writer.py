@@ -11,20 +11,21 @@ that; positions have no gaps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from cfbus.bus import messages as m
-from cfbus.bus.columns import Table, build
-from cfbus.bus.wire import WireError, checksum, decode_table, encode_table
-from cfbus.core.effects import Effect, JournalFrame, Note, ProbeRoom, ReadListing, Send, StartTask, Stop
+from cfbus.bus.columns import Table
+from cfbus.bus.fields import PAGE_BYTES
+from cfbus.bus.wire import WireError, checksum, decode_table
+from cfbus.core.effects import Effect, Note, ProbeRoom, ReadListing, Send, StartTask, Stop
+from cfbus.core.frame import JournalFrame
+from cfbus.core.pages import entry_bytes, pages
 from cfbus.core.ranges import Pair, RangeSet, size
+from cfbus.core.telling import StatePage, done_pages, pass_pages, shard_pages
 
 BROKER = "broker"
-SHARDS_PER_PAGE = 2000
-RANGES_PER_PAGE = 8000
-COMMIT_WEIGHT = 400
 HELLO_SECONDS = 3.0
 COMMIT_SECONDS = 1.0
 REMEMBERED_TASKS = 100
@@ -70,7 +71,7 @@ class Writer:
         self._welcomed = False
         self._hello_at = now
         self._commit_at = now
-        self._running: dict[str, str] = {}
+        self._running: dict[str, m.Task] = {}
         self._ended: dict[str, m.Done] = {}
 
     # ------------------------------------------------------------------ what the store holds
@@ -198,7 +199,7 @@ class Writer:
     def _result(self, message: m.Result, payload: bytes) -> None:
         problem, table = self._check(message, payload)
         if problem or table is None or message.origin is None:
-            refused = m.Stored(instance=message.instance, number=message.number, status="refused", reason=problem)
+            refused = m.Stored(instance=message.instance, number=message.number, status="refused", reason=problem[:200])
             self._staged.append(_Staged(refused, None, 0, 0))
             return
         origin = message.origin
@@ -291,14 +292,7 @@ class Writer:
         if not self._welcomed:
             self._told = self.position
             return []
-        groups: list[list[_Staged]] = [[]]
-        weight = 0
-        for entry in staged:
-            weight += 1 + len(entry.stored.ranges)
-            if weight > COMMIT_WEIGHT and groups[-1]:
-                groups.append([])
-                weight = 1 + len(entry.stored.ranges)
-            groups[-1].append(entry)
+        groups = list(pages(staged, lambda it: entry_bytes(it.stored.ranges, it.stored.reason), PAGE_BYTES))
         return [self._commit(group, last=at == len(groups) - 1) for at, group in enumerate(groups)]
 
     def _commit(self, group: list[_Staged], *, last: bool) -> Effect:
@@ -319,39 +313,18 @@ class Writer:
         return Send(BROKER, commit)
 
     def _state(self, message: m.Since) -> list[Effect]:
-        """The whole state, in pages: shards that the broker does not know, then all that is done."""
-        effects = self._shard_pages(message.shards, snapshot=True)
-        rows = [(number, shard, a, b) for (number, shard), items in self._done.items() for a, b in items]
-        starts = range(0, max(len(rows), 1), RANGES_PER_PAGE)
-        for start in starts:
-            page = rows[start : start + RANGES_PER_PAGE]
-            columns = dict(zip(("pass_number", "shard", "start", "end"), _columns(page, 4), strict=True))
-            payload = encode_table(build("done", len(page), columns))
-            effects.append(self._page("done", start, payload, snapshot=True, last=start == starts[-1]))
-        return effects
+        """The whole state, in pages: passes, shards that the broker does not know, then all that is done."""
+        rows = ((number, shard, a, b) for (number, shard), items in self._done.items() for a, b in items)
+        told = pass_pages(message.shards, self._passes)
+        told += [*shard_pages(message.shards, self._names, self._lengths), *done_pages(rows)]
+        last = len(told) - 1
+        return [
+            Send(BROKER, page.message(self.position, number, last=number == last), page.payload)
+            for number, page in enumerate(told)
+        ]
 
-    def _shard_pages(self, first: int, *, snapshot: bool) -> list[Effect]:
-        pages: list[Effect] = []
-        for start in range(first, len(self._lengths), SHARDS_PER_PAGE):
-            names = self._names[start : start + SHARDS_PER_PAGE]
-            lengths = self._lengths[start : start + SHARDS_PER_PAGE]
-            payload = encode_table(build("shards", len(names), {"name": names, "length": lengths}))
-            pages.append(self._page("shards", start, payload, snapshot=snapshot, last=False))
-        return pages
-
-    def _page(self, table: str, first: int, payload: bytes, *, snapshot: bool, last: bool) -> Effect:
-        passes = tuple(m.PassFacts(number=number, slots=slots) for number, slots in self._passes.items())
-        state = m.State.model_validate(
-            {
-                "table": table,
-                "first": first,
-                "position": self.position,
-                "passes": passes,
-                "snapshot": snapshot,
-                "last": last,
-            }
-        )
-        return Send(BROKER, state, payload)
+    def _news(self, told: list[StatePage]) -> list[Effect]:
+        return [Send(BROKER, page.message(self.position), page.payload) for page in told]
 
     # ------------------------------------------------------------------ tasks
 
@@ -359,36 +332,50 @@ class Writer:
         ended = self._ended.get(message.task)
         if ended is not None:
             return [Send(BROKER, ended)]
+        if message.kind == "open-pass" and self._has_passes_for(message.slots):
+            return [*self._news(pass_pages(len(self._lengths), self._passes)), *self.task_ended(message.task, "", 0)]
         if message.task in self._running:
             return []
-        self._running[message.task] = message.kind
+        # A broker that restarted asks anew for what runs already: both questions get the one answer.
+        twins = self._twins(message)
+        self._running[message.task] = message
+        if twins:
+            return []
         return [StartTask(message.task, message.kind, message.slots, payload)]
+
+    def _has_passes_for(self, slots: tuple[str, ...]) -> bool:
+        return {slot for own in self._passes.values() for slot in own}.issuperset(slots)
+
+    def _twins(self, asked: m.Task) -> list[str]:
+        """Running tasks that one answer ends together with this one. (A later seal would seal more.)"""
+        if asked.kind not in ("scan", "open-pass"):
+            return []
+        return [task for task, it in self._running.items() if (it.kind, it.slots) == (asked.kind, asked.slots)]
 
     def task_ended(self, task: str, problem: str, count: int) -> list[Effect]:
         """The shell did what was asked, or could not."""
-        self._running.pop(task, None)
-        self._ended[task] = m.Done(task=task, problem=problem[:1024], count=count)
+        asked = self._running.pop(task, None)
+        effects: list[Effect] = []
+        for twin in [task, *(self._twins(asked) if asked else [])]:
+            self._running.pop(twin, None)
+            self._ended[twin] = m.Done(task=twin, problem=problem[:1024], count=count)
+            effects.append(Send(BROKER, self._ended[twin]))
         for old in list(self._ended)[:-REMEMBERED_TASKS]:
             del self._ended[old]
-        return [Send(BROKER, self._ended[task])]
+        return effects
 
     def shards_listed(self, shards: Iterable[tuple[str, int]]) -> list[Effect]:
         """New shards are durable in the listing."""
         first = len(self._lengths)
         for name, length in shards:
             self.know_shard(name, length)
-        return self._shard_pages(first, snapshot=False)
+        return self._news(shard_pages(first, self._names, self._lengths))
 
     def pass_opened(self, number: int, slots: tuple[str, ...]) -> list[Effect]:
         """A pass is durable in the manifest."""
         self.know_pass(number, slots)
-        payload = encode_table(build("shards", 0, {"name": [], "length": []}))
-        return [self._page("shards", len(self._lengths), payload, snapshot=False, last=False)]
+        return self._news(pass_pages(len(self._lengths), {number: slots}))
 
     def done_items(self) -> dict[tuple[int, int], tuple[Pair, ...]]:
         """What is durable, by pass and shard; for tests and scans."""
         return {place: items.pairs() for place, items in self._done.items()}
-
-
-def _columns(rows: Sequence[tuple[int, ...]], width: int) -> list[list[int]]:
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]

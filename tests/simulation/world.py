@@ -18,6 +18,8 @@ from cfbus.bus.columns import build
 from cfbus.bus.wire import decode, decode_table, encode, encode_table
 from cfbus.core import effects as e
 from cfbus.core.broker import Broker
+from cfbus.core.frame import JournalFrame
+from cfbus.core.frame import JournalFrame
 from cfbus.core.outcome import Caption, EngineFacts, ImageFacts, Outcome, WorkItem
 from cfbus.core.state import Remembered, Rules
 from cfbus.core.watching import status
@@ -93,11 +95,11 @@ class Disk:
 
     shards: list[tuple[str, int]] = field(default_factory=list)
     passes: list[tuple[str, ...]] = field(default_factory=list)
-    frames: list[e.JournalFrame] = field(default_factory=list)
+    frames: list[JournalFrame] = field(default_factory=list)
     items: dict[Place, str] = field(default_factory=dict)
     dead: set[Place] = field(default_factory=set)
 
-    def write(self, frame: e.JournalFrame) -> None:
+    def write(self, frame: JournalFrame) -> None:
         """A frame becomes durable; every item of it that counts must be new."""
         assert frame.position == len(self.frames) + 1, "positions have gaps"
         self.frames.append(frame)
@@ -473,7 +475,7 @@ class World:
         core = node.core
         assert isinstance(core, Worker)
         for acked in message.results:
-            kept = core._unacked.get((acked.instance, acked.number))
+            kept = core._results._kept.get((acked.instance, acked.number))
             if kept is None or acked.status == "refused" or not isinstance(kept.message, m.Result):
                 self.seen[f"ack: {acked.status}"] += 1
                 continue

@@ -1,0 +1,112 @@
+# What a person types here; "make help" lists it. Everything runs in .venv, which is made on first use
+# with nothing but "apt install make python3-venv git", and filled again when the requirements change.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+SEEDS ?= 10000
+PYTEST_ARGS ?=
+
+# Without PYTHON=..., the first of these that fits is taken.
+PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+# The environment is kept if its Python still runs and fits, and if it was made in this folder: the
+# commands in it hold the absolute path of the folder.
+VENV_STATE := $(shell $(RUN) -c '$(FITS)' 2>/dev/null \
+	&& [ "$$(cat $(VENV)/.made 2>/dev/null)" = "$(CURDIR)" ] && echo works)
+ifneq ($(VENV_STATE),works)
+.PHONY: $(VENV)/.made
+endif
+
+.PHONY: help
+help:  ## this list
+	@echo "make VERB, where VERB is one of:"
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  \1	\2/p' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: $(VENV)/.demo  ## caption a dozen photographs, from nothing to parquet
+	@.venv/bin/cfbus demo
+
+.PHONY: test
+test: $(VENV)/.dev  ## all tests, with the minutes of each part
+	@failed=0; report=; \
+	part() { \
+	  name=$$1; shift; echo "== tests: $$name"; began=$$(date +%s); \
+	  if $(RUN) -m pytest -q $(PYTEST_ARGS) "$$@"; then verdict=passed; else verdict=FAILED; failed=1; fi; \
+	  took=$$(( $$(date +%s) - began )); \
+	  report="$$report$$(printf '%-12s %3d.%d min  %s' "$$name" $$((took / 60)) $$((took % 60 / 6)) $$verdict)|"; \
+	}; \
+	part unit tests --ignore=tests/simulation --ignore=tests/processes; \
+	for name in simulation processes; do \
+	  if [ -d tests/$$name ]; then part $$name tests/$$name; else echo "== tests: no tests/$$name here"; fi; \
+	done; \
+	echo "== minutes of each part"; printf '%s' "$$report" | tr '|' '\n'; \
+	exit $$failed
+
+.PHONY: check
+check: $(VENV)/.dev  ## style, types, direction of imports, generated docs
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy --strict
+	@$(VENV)/bin/lint-imports --no-cache
+	@if [ -f docs/generate.py ]; then .venv/bin/python docs/generate.py --check; fi
+
+.PHONY: sim
+sim: $(VENV)/.dev  ## many simulated runs (SEEDS=10000); one run again: SEED=17
+	@SIM_SEEDS=$(SEEDS) SIM_SEED=$(SEED) $(RUN) -m pytest -q --timeout=0 $(PYTEST_ARGS) tests/simulation
+
+.PHONY: bench
+bench: $(VENV)/.dev  ## captions per second, and how near that is to the limit
+	@$(RUN) tests/benchmarks/bench.py
+
+.PHONY: docs
+docs: $(VENV)/.dev  ## write the generated parts of docs/ again
+	@$(RUN) docs/generate.py
+
+.PHONY: clean
+clean:  ## remove all that was made here, .venv too; captions in demo-out too
+	rm -rf $(VENV) *.egg-info build dist demo-out bench-out
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@python=; seen=; \
+	for each in $(PYTHONS); do \
+	  version=$$("$$each" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	  if "$$each" -c '$(FITS)'; then python=$$each; break; fi; \
+	  age=$$("$$each" -c 'import sys; print("old" if sys.version_info < (3, 11) else "new")'); \
+	  seen="$$seen $$each is Python $$version, too $$age."; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "cfbus needs Python 3.11, 3.12 or 3.13, and none was found ($(PYTHONS)).$$seen" >&2; \
+	  echo "On Debian or Ubuntu: sudo apt install python3 python3-venv" >&2; \
+	  echo "If you have one elsewhere: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 2; \
+	fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$$python (Python $$version) cannot make virtual environments: its venv package is missing." >&2; \
+	  echo "On Debian or Ubuntu: sudo apt install python3-venv   (or python$$version-venv)" >&2; \
+	  exit 2; \
+	fi; \
+	made=$$(cat $(VENV)/.made 2>/dev/null || echo "$(CURDIR)"); \
+	if ! $(RUN) -m pip --version >/dev/null 2>&1 || ! $(RUN) -c '$(FITS)' || [ "$$made" != "$(CURDIR)" ]; then \
+	  echo "Making a virtual environment in $(VENV) with Python $$version"; \
+	  "$$python" -m venv --clear $(VENV) || exit 2; \
+	fi; \
+	echo "$(CURDIR)" > $@
+
+PIP := $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+$(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing cfbus (once; about a minute)"
+	@$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing cfbus and its tools for tests and checks (once; about a minute)"
+	@$(PIP) -e '.[demo,test,check]'
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,66 @@
+"""Values that are given outside the file: environment variables and ``--set``, laid over what was read.
+
+It must not know what the configuration means (see ``config_file.Schema``) nor touch ``os.environ``.
+
+Invariants: what is laid over replaces what was there, its origin too; nothing that looks like ours and is
+not (one underscore too few, the same key twice) is passed over in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cfbus.config_file import KeyPath, Origin, Problem, Schema, Tree, read_fragment
+from cfbus.logs import display
+
+ENV_PREFIX = "CFBUS_"
+
+
+def overlay_environment(tree: Tree, environ: Mapping[str, str], schema: Schema, cwd: Path) -> None:
+    """Lays ``CFBUS_BROKER__PORT=7710`` over the tree. Names without ``__`` are none of ours."""
+    squeezed = {"".join(path).replace("_", ""): path for path in schema.known_paths()}
+    seen: dict[KeyPath, str] = {}
+    for name in sorted(each for each in environ if each.upper().startswith(ENV_PREFIX)):
+        rest = name[len(ENV_PREFIX) :].lower()
+        path = tuple(rest.split("__"))
+        if len(path) == 1:
+            meant = squeezed.get(rest.replace("_", ""))
+            if meant is not None:
+                better = ENV_PREFIX + "__".join(meant).upper()
+                tree.problems.append(Problem(display(name), f"did you mean {better}, with two underscores?"))
+        elif path in seen:
+            tree.problems.append(Problem(display(name), f"says the same as {display(seen[path])}."))
+        else:
+            seen[path] = name
+            _lay(tree, path, environ[name], Origin(display(name), cwd), schema)
+
+
+def overlay_sets(tree: Tree, overrides: Sequence[str], schema: Schema, cwd: Path) -> None:
+    """Lays the ``a.b=c`` of ``--set`` over the tree; of several for one key the last wins."""
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        origin = Origin(f"--set {display(name.strip(), 80)}", cwd)
+        path = tuple(name.strip().split("."))
+        if not equals or not all(path):
+            tree.problems.append(Problem(origin.where, "write it as --set section.key=value"))
+        else:
+            _lay(tree, path, text, origin, schema)
+
+
+def _lay(tree: Tree, path: KeyPath, text: str, origin: Origin, schema: Schema) -> None:
+    folder = tree.values
+    for depth, key in enumerate(path[:-1], start=1):
+        below = folder.get(key)
+        if below is None or (isinstance(below, str) and schema.has_short_form(path[:depth])):
+            below = folder[key] = {}
+            tree.origins.setdefault(path[:depth], origin)
+        if not isinstance(below, dict):
+            return  # a section that is no section is reported where it was written
+        folder = below
+    for known in [each for each in tree.origins if each[: len(path)] == path]:
+        del tree.origins[known]
+    tree.origins[path] = origin
+    folder[path[-1]], read = read_fragment(text, path, origin, schema)
+    tree.problems += read.problems
+    tree.origins |= read.origins

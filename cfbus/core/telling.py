@@ -1,0 +1,78 @@
+"""The writer's state in pages, as a broker is told it. Pure.
+
+Invariant: no page is larger than a frame or a header may be, whatever the store holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cfbus.bus import messages as m
+from cfbus.bus.columns import build
+from cfbus.bus.fields import RESULT_SPLIT_BYTES
+from cfbus.bus.wire import encode_table
+from cfbus.core.pages import pages
+
+PASSES_PER_PAGE = 64
+SHARD_ROW_BYTES = 16
+DONE_ROW_BYTES = 28
+PAGE_BYTES = RESULT_SPLIT_BYTES
+
+Passes = Mapping[int, tuple[str, ...]]
+DoneRow = tuple[int, int, int, int]
+"""Pass, shard, start, end."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatePage:
+    """The payload of one STATE, and what its header says of it."""
+
+    table: Literal["shards", "done"]
+    first: int
+    payload: bytes
+    passes: tuple[m.PassFacts, ...] = ()
+
+    def message(self, position: int, number: int | None = None, *, last: bool = False) -> m.State:
+        """The STATE: page ``number`` of an answer to SINCE, or news (None)."""
+        return m.State(
+            table=self.table,
+            first=self.first,
+            position=position,
+            passes=self.passes,
+            snapshot=number is not None,
+            page=number or 0,
+            last=last,
+        )
+
+
+def pass_pages(first: int, passes: Passes) -> list[StatePage]:
+    """These passes; ``first`` is a number of shards that the broker knows."""
+    facts = [m.PassFacts(number=number, slots=slots) for number, slots in passes.items()]
+    empty = encode_table(build("shards", 0, {"name": [], "length": []}))
+    starts = range(0, len(facts), PASSES_PER_PAGE)
+    return [StatePage("shards", first, empty, tuple(facts[at : at + PASSES_PER_PAGE])) for at in starts]
+
+
+def shard_pages(first: int, names: Sequence[str], lengths: Sequence[int]) -> list[StatePage]:
+    """The shards from number ``first`` on."""
+    told = []
+    shards = zip(names[first:], lengths[first:], strict=True)
+    for page in pages(shards, lambda shard: SHARD_ROW_BYTES + len(shard[0].encode()), PAGE_BYTES):
+        columns = {"name": [name for name, _ in page], "length": [length for _, length in page]}
+        told.append(StatePage("shards", first, encode_table(build("shards", len(page), columns))))
+        first += len(page)
+    return told
+
+
+def done_pages(rows: Iterable[DoneRow]) -> list[StatePage]:
+    """All that is done; at least one page."""
+    told: list[StatePage] = []
+    first = 0
+    for page in pages(rows, lambda _: DONE_ROW_BYTES, PAGE_BYTES):
+        names = ("pass_number", "shard", "start", "end")
+        columns = {name: [row[at] for row in page] for at, name in enumerate(names)}
+        told.append(StatePage("done", first, encode_table(build("done", len(page), columns))))
+        first += len(page)
+    return told

@@ -1,0 +1,38 @@
+"""The port of engines: what writes captions.
+
+An engine is given items, and hands back an outcome for each, in any order and from any thread. It knows nothing of
+leases, results or the bus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from cfbus.bus.messages import Spec
+from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
+
+Post = Callable[[Outcome], None]
+"""Takes a finished item; may be called from any thread."""
+Read = Callable[[WorkItem], bytes]
+"""The bytes of an item's image; raises ``cfbus.sources.base.ReadError``."""
+
+
+class Engine(Protocol):
+    """Writes captions. ``use`` comes before the first ``submit``, and again when the spec changes."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What wrote the captions, as rows say it."""
+
+    def use(self, spec: Spec) -> None:
+        """Caption by this from the next item on."""
+
+    def submit(self, items: Sequence[WorkItem]) -> None:
+        """Begin with these; an outcome for each is posted, unless it is abandoned first."""
+
+    def abandon(self, lease: str, indices: frozenset[int]) -> None:
+        """The outcomes of these are not needed any more."""
+
+    def close(self) -> None:
+        """Stop, within a few seconds; nothing is posted afterwards."""

@@ -1,0 +1,273 @@
+"""Where cores meet the world: the loop, the link to the broker, signals, and the last frame of every daemon.
+
+The loop is one thread over a poller: wait, drain, handle, tick, commit, send. Everything that may take long happens in
+child processes or other threads, which wake the loop. Nothing here decides anything about leases or captions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import zmq
+
+from cfbus import logs
+from cfbus.bus import sockets
+from cfbus.bus.keys import KeyPair
+from cfbus.bus.messages import Message
+from cfbus.bus.sockets import Connection, ConnectionWatch
+from cfbus.bus.wire import WireError, decode, encode
+from cfbus.errors import EXIT_INTERRUPTED, CfbusError, KeyRefusedError
+
+MAX_WAIT_SECONDS = 60.0
+DRAIN_MESSAGES = 256
+REBUILD_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+WATCH_SECONDS = 2.0
+WRONG_SERVERS = 5
+"""So many failed handshakes in a row, with none that ever went well, and the key or address is taken to be wrong."""
+
+
+def now() -> float:
+    """Seconds of the clock that counts everything here: it never jumps, and goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def wall() -> int:
+    """Microseconds since the epoch, UTC; only ever shown or stored."""
+    return time.time_ns() // 1000
+
+
+def new_id() -> str:
+    """64 random bits."""
+    return secrets.token_hex(8)
+
+
+class Loop:
+    """A poller with callbacks, woken by sockets, pipes, other threads, signals and the death of the parent."""
+
+    def __init__(self) -> None:
+        self._poller = zmq.Poller()
+        self._callbacks: dict[object, Callable[[], None]] = {}
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.watch(self._wake_read, self._woken)
+        self.stop_requests = 0
+        self.exit_code: int | None = None
+
+    def watch(self, source: int | zmq.Socket[bytes], callback: Callable[[], None]) -> None:
+        """Call back whenever the source can be read."""
+        self._callbacks[source] = callback
+        self._poller.register(source, zmq.POLLIN)
+
+    def unwatch(self, source: int | zmq.Socket[bytes]) -> None:
+        """Do not look at it any more."""
+        if self._callbacks.pop(source, None) is not None:
+            self._poller.unregister(source)
+
+    def wake(self) -> None:
+        """From any thread or signal handler: take a turn now."""
+        with contextlib.suppress(BlockingIOError):  # a full pipe: it is awake already
+            os.write(self._wake_write, b"\0")
+
+    def _woken(self) -> None:
+        try:
+            while os.read(self._wake_read, 4096):
+                pass
+        except BlockingIOError:
+            return
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT ask to stop; a second one asks to stop at once."""
+
+        def asked(_signal: int, _frame: object) -> None:
+            self.stop_requests += 1
+            self.wake()
+
+        signal.signal(signal.SIGTERM, asked)
+        signal.signal(signal.SIGINT, asked)
+
+    def follow_parent(self, fd: int) -> None:
+        """Stop when the other end of this pipe closes: our parent is gone."""
+
+        def gone() -> None:
+            self.unwatch(fd)
+            self.stop_requests += 1
+
+        os.set_inheritable(fd, False)
+        self.watch(fd, gone)
+
+    def stop(self, exit_code: int) -> None:
+        """End after this turn."""
+        self.exit_code = exit_code
+
+    def run(self, turn: Callable[[float], float]) -> int:
+        """Take turns until ``stop``. ``turn(now)`` does what is due and says when it wants the next one."""
+        deadline = turn(now())
+        while self.exit_code is None:
+            wait = min(max(deadline - now(), 0.0), MAX_WAIT_SECONDS)
+            for source, _ in self._poller.poll(int(wait * 1000) + (wait > 0)):
+                callback = self._callbacks.get(source)
+                if callback is not None:
+                    callback()
+            deadline = turn(now())
+        return self.exit_code
+
+
+class Link:
+    """A peer's connection to the broker: dialled, watched, and built anew when libzmq has given it up."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        context: sockets.Context,
+        pair: KeyPair,
+        server_public: bytes,
+        endpoint: str,
+        on_connected: Callable[[], None],
+        on_message: Callable[[Message, bytes], None],
+    ) -> None:
+        self._loop = loop
+        self._context = context
+        self._pair = pair
+        self._server_public = server_public
+        self._endpoint = endpoint
+        self._on_connected = on_connected
+        self._on_message = on_message
+        self._log = logs.get_logger()
+        self._failures = 0
+        self._ever_admitted = False
+        self._rebuild_at: float | None = None
+        self._socket: sockets.Socket
+        self._watch: ConnectionWatch
+        self.connected = False
+        self._dial()
+
+    def _dial(self) -> None:
+        self._socket, self._watch = sockets.connect_bus(self._context, self._pair, self._server_public, self._endpoint)
+        self._loop.watch(self._socket, self._readable)
+        self._loop.watch(self._watch.events, self._changed)
+
+    def _hang_up(self) -> None:
+        self._loop.unwatch(self._socket)
+        self._loop.unwatch(self._watch.events)
+        self._watch.close()
+        self._socket.close()
+
+    def _readable(self) -> None:
+        for frames in sockets.drain_client(self._socket, DRAIN_MESSAGES):
+            try:
+                message, payload = decode(frames)
+            except WireError as error:
+                self._log.warning("message.unreadable", code=error.code, why=str(error))
+                continue
+            self._on_message(message, payload)
+
+    def _changed(self) -> None:
+        for what in self._watch.read(now()):
+            self._happened(what)
+        if self._watch.dead:
+            self._give_up()
+
+    def _happened(self, what: Connection) -> None:
+        if what is Connection.HANDSHAKE_OK:
+            self.connected = self._ever_admitted = True
+            self._failures = 0
+            self._log.info("bus.connected", endpoint=self._endpoint)
+            self._on_connected()
+        elif what is Connection.REFUSED:
+            raise KeyRefusedError(
+                what.sentence(self._endpoint),
+                "Ask the maintainer to add this key (`cfbus keys inspect` shows its public line).",
+            )
+        elif what is not Connection.CONNECTED:
+            self.connected = False
+            self._log.warning(f"bus.{what.value}", why=what.sentence(self._endpoint))
+
+    def _give_up(self) -> None:
+        self.connected = False
+        self._failures += 1
+        if self._failures >= WRONG_SERVERS and not self._ever_admitted:
+            raise KeyRefusedError(
+                Connection.WRONG_SERVER.sentence(self._endpoint),
+                "Compare server and server_key in the configuration with what the broker shows when it starts.",
+            )
+        self._hang_up()
+        self._rebuild_at = now() + REBUILD_SECONDS[min(self._failures, len(REBUILD_SECONDS)) - 1]
+
+    def tick(self, at: float) -> float:
+        """Dial anew when it is time; returns when to look again."""
+        if self._rebuild_at is not None:
+            if at < self._rebuild_at:
+                return self._rebuild_at
+            self._rebuild_at = None
+            self._dial()
+        elif not self.connected:
+            self._changed()
+        return at + (MAX_WAIT_SECONDS if self.connected else WATCH_SECONDS)
+
+    def send(self, message: Message, payload: bytes = b"") -> bool:
+        """Hand a message over; ``False`` when there is no way to the broker now."""
+        if self._rebuild_at is not None:
+            return False
+        return sockets.send(self._socket, None, encode(message, payload))
+
+    def close(self) -> None:
+        """Hang up; what was handed over is still sent, for a short while."""
+        if self._rebuild_at is None:
+            self._hang_up()
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How a daemon belongs to whoever started it: pipes for «I am ready» and «I am gone»."""
+
+    ready_fd: int | None = None
+    parent_fd: int | None = None
+
+    def ready(self, facts: Mapping[str, str | int]) -> None:
+        """Tell systemd, and a parent that waits for it, that the daemon serves."""
+        notify("READY=1")
+        if self.ready_fd is not None:
+            with os.fdopen(self.ready_fd, "w") as pipe:
+                pipe.write(json.dumps(dict(facts)) + "\n")
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it started us."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as door:
+        door.connect("\0" + address[1:] if address.startswith("@") else address)
+        door.sendall(state.encode())
+
+
+def last_frame(command: Callable[[], int]) -> int:
+    """Run a command; turn what it raises into a sentence and an exit code. Bugs are 70, never Python's own 1."""
+    try:
+        return command()
+    except CfbusError as error:
+        sys.stderr.write(f"{_shown(error.message)}\n")
+        if error.hint:
+            sys.stderr.write(f"  {_shown(error.hint)}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception:  # noqa: BLE001 - the one place where anything at all is caught
+        logs.get_logger().error("bug", exc_info=True)
+        sys.stderr.write("This is a bug in cfbus; please report it with the lines above.\n")
+        return CfbusError.exit_code
+    finally:
+        logs.flush()
+
+
+def _shown(text: str) -> str:
+    """A message of ours for a person: its own line breaks stay, everything hostile does not."""
+    return "\n".join(logs.display(line, 2000) for line in text.split("\n"))

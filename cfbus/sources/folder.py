@@ -1,0 +1,368 @@
+"""Pictures in folders: walks them into shards, reads single files back.
+
+What it is for: `FolderSource`, the source of one or more folders ("roots").
+What it must not know: the bus, leases, how the listing is stored, whether a file is a picture
+(only what its name says).
+
+Rules of the listing:
+- The order is fixed: each folder's names sorted as bytes, folders entered where they stand.
+- Listed are regular files with a picture's suffix. Left out silently: names that begin with a dot
+  and other suffixes. Left out and reported in `skipped`: folders that cannot be read, cfbus
+  stores (folders with a ``store.json``), links (unless followed), what only looks like a file.
+- With `follow_links`, each folder is entered once, under the first path that leads to it: links
+  can neither loop nor multiply.
+- A key is the path below the root with ``/``. A path that is not UTF-8 is kept as locator; its
+  key is ``./`` and the path with ``\\`` doubled and odd bytes as ``\\xNN``. No plain key begins
+  with ``./``, so it collides with none.
+- A root's label is its base name with all but ``A-Z a-z 0-9 . _ -`` replaced by ``_``; a label
+  taken by an earlier root gets ``.2``, ``.3`` and so on. Labels follow the order of the roots: who
+  exchanges two roots of one name exchanges their labels.
+
+Rules of reading (the locator may come from somebody who lies):
+- What the listing would leave out by its name is not opened: hidden, ``..``, absolute, no picture.
+- Without `follow_links` no link is followed on any step below the root, checked by the kernel
+  while opening, so that nothing can be exchanged in between.
+- A file that is gone is the item's fault only while its root is the folder that it was at start:
+  an unmounted disk must not condemn a million items.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from cfbus.errors import SourceError
+from cfbus.sources.base import Fault, Item, Known, ListedShard, ReadError, ReadReason, label_of, shard_name
+
+SUFFIXES: Final = (
+    ".jpg .jpeg .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pnm .avif".split()  # noqa: SIM905
+)
+_SUFFIXES: Final = frozenset(suffix.encode() for suffix in SUFFIXES)
+_STORE_FILE: Final = b"store.json"
+_SKIPPED_KEPT: Final = 1000
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_READ_SIZE: Final = 1024 * 1024
+
+_Identity: TypeAlias = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that was left out, as a person should hear it."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Root:
+    label: str
+    shown: str
+    path: bytes
+    identity: _Identity
+
+
+class FolderSource:
+    """Lists and reads the pictures below `roots`. Raises SourceError when a root is no readable folder.
+
+    `max_locator_bytes` bounds the keys and locators of one shard together, `max_file_bytes` one
+    read. After (and during) `shards`, `skipped` holds the first thousand things left out and
+    `skipped_count` their number.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        *,
+        follow_links: bool = False,
+        shard_items: int = 4096,
+        max_locator_bytes: int = 200 * 1024,
+        max_file_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        self._roots = {root.label: root for root in _checked(roots)}
+        self._follow_links = follow_links
+        self._shard_items = shard_items
+        self._max_locator_bytes = max_locator_bytes
+        self._max_file_bytes = max_file_bytes
+        self.skipped: list[Skipped] = []
+        self.skipped_count = 0
+        self._others: Counter[str] = Counter()
+
+    def labels(self) -> dict[str, str]:
+        """Which root, as text for people, each label stands for."""
+        return {label: root.shown for label, root in self._roots.items()}
+
+    # -- listing
+
+    def shards(self, known: Known) -> Iterator[ListedShard]:
+        """See `Source.shards`. Raises SourceError at the end when neither new nor known is anything."""
+        self.skipped, self.skipped_count, self._others = [], 0, Counter()
+        barren = []
+        for root in self._roots.values():
+            first = number = known.next_number(root.label)
+            for keys, locators in self._batches(root, known):
+                yield ListedShard(shard_name(root.label, number), keys, locators)
+                number += 1
+            if first == number == 0:
+                barren.append(root)
+        if len(barren) == len(self._roots):
+            raise self._no_picture(barren)
+        for root in barren:
+            self._skip(root.path, "holds no picture")
+
+    def _batches(self, root: _Root, known: Known) -> Iterator[tuple[list[str], list[bytes]]]:
+        keys: list[str] = []
+        locators: list[bytes] = []
+        size = 0
+        for path in self._walk(root):
+            key, locator = _named(path)
+            if known.contains(root.label, key):
+                continue
+            more = len(key.encode()) + len(locator)
+            if more > self._max_locator_bytes:
+                self._skip(path, "its path is too long")
+                continue
+            if keys and (len(keys) == self._shard_items or size + more > self._max_locator_bytes):
+                yield keys, locators
+                keys, locators, size = [], [], 0
+            keys.append(key)
+            locators.append(locator)
+            size += more
+        if keys:
+            yield keys, locators
+
+    def _walk(self, root: _Root) -> Iterator[bytes]:
+        """Paths below the root, in order. A stack of its own: depth is bounded by the file system."""
+        top = root.path.rstrip(b"/")
+        entered = {root.identity}
+        stack = [(b"", iter(self._names(top or b"/")))]
+        while stack:
+            below, names = stack[-1]
+            name = next(names, None)
+            if name is None:
+                stack.pop()
+            elif not name.endswith(b"/"):
+                yield below + name
+            elif not self._follow_links or self._first_visit(top + b"/" + below + name, entered):
+                stack.append((below + name, iter(self._names(top + b"/" + below + name))))
+
+    def _names(self, folder: bytes) -> list[bytes]:
+        """Pictures and folders of one folder, sorted; a folder's name ends with a slash.
+
+        Names only: a folder of ten million pictures must fit into memory.
+        """
+        found: list[bytes] = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name == _STORE_FILE:
+                        self._skip(folder, "is a cfbus store")
+                        return []
+                    if not entry.name.startswith(b".") and (name := self._wanted(entry)):
+                        found.append(name)
+        except OSError as error:
+            self._skip(folder, f"cannot be read: {error.strerror}")
+            return []
+        found.sort(key=lambda name: name.rstrip(b"/"))
+        return found
+
+    def _first_visit(self, folder: bytes, entered: set[_Identity]) -> bool:
+        try:
+            identity = _identity_at(folder)
+        except OSError as error:
+            self._skip(folder, f"cannot be read: {error.strerror}")
+            return False
+        first = identity not in entered
+        entered.add(identity)
+        return first
+
+    def _wanted(self, entry: os.DirEntry[bytes]) -> bytes:
+        """The entry's name, with a slash if it is to be entered; empty if not wanted, and counted.
+
+        Links apart, the kind comes with the folder's entry: no file is asked for its state.
+        """
+        if entry.is_symlink() and not self._follow_links:
+            self._skip(entry.path, "is a link")
+            return b""
+        if _kind(entry.is_dir):
+            return entry.name + b"/"
+        suffix = _suffix(entry.name)
+        if suffix not in _SUFFIXES:
+            self._others[_shown(suffix)] += 1
+            return b""
+        if not _kind(entry.is_file):
+            self._skip(entry.path, "is not a regular file")
+            return b""
+        return entry.name
+
+    def _skip(self, path: bytes, reason: str) -> None:
+        self.skipped_count += 1
+        if len(self.skipped) < _SKIPPED_KEPT:
+            self.skipped.append(Skipped(_shown(path.rstrip(b"/") or b"/"), reason))
+
+    def _no_picture(self, roots: Iterable[_Root]) -> SourceError:
+        names = ", ".join(root.shown for root in roots)
+        others = self._others.total()
+        if not others and not self.skipped_count:
+            return SourceError(f"{names}: the folder is empty.", "Name a folder that holds pictures.")
+        kinds = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in self._others.most_common(5))
+        seen = f"{others} other files ({kinds})" if others else "no other files"
+        left = "".join(f" {skip.path} {skip.reason}." for skip in self.skipped[:3])
+        return SourceError(
+            f"{names}: no picture found, but {seen}; {self.skipped_count} things were left out.{left}",
+            f"Pictures are known by their suffix: {' '.join(SUFFIXES)}.",
+        )
+
+    # -- reading
+
+    def read(self, shard: str, item: Item) -> bytes:
+        """See `Source.read`. Faults are the item's, except where this host cannot reach the root."""
+        root = self._roots.get(label_of(shard))
+        if root is None:
+            raise ReadError(ReadReason.SOURCE_MISSING, f"No folder here has the shard {shard}.", "worker")
+        parts = _safe_parts(item)
+        try:
+            return self._read(root, parts)
+        except OSError as error:
+            raise _read_error(error, root, item) from error
+
+    def _read(self, root: _Root, parts: list[bytes]) -> bytes:
+        with contextlib.ExitStack() as opened:
+            link = 0 if self._follow_links else os.O_NOFOLLOW
+            folder = _opened(opened, root.path, os.O_DIRECTORY, None)
+            for part in parts[:-1]:
+                folder = _opened(opened, part, os.O_DIRECTORY | link, folder)
+            file = _opened(opened, parts[-1], link, folder)
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                raise ReadError(ReadReason.UNREADABLE, "It is not a regular file.", "item")
+            return self._contents(file)
+
+    def _contents(self, file: int) -> bytes:
+        """All bytes up to the limit, whatever size the file claimed to have."""
+        chunks = []
+        left = self._max_file_bytes + 1
+        while left and (chunk := os.read(file, min(left, _READ_SIZE))):
+            chunks.append(chunk)
+            left -= len(chunk)
+        if not left:
+            detail = f"The file has more than {self._max_file_bytes} bytes."
+            raise ReadError(ReadReason.TOO_LARGE, detail, "item")
+        return b"".join(chunks)
+
+
+def _checked(roots: Sequence[Path]) -> Iterator[_Root]:
+    taken: dict[str, _Root] = {}
+    for given in roots:
+        shown = _shown(os.fsencode(given))
+        identity = _usable(given, shown)
+        root = _Root(_free_label(given, taken), shown, os.fsencode(given.resolve()), identity)
+        for other in taken.values():
+            if _within(root.path, other.path) or _within(other.path, root.path):
+                raise SourceError(
+                    f"{shown} and {other.shown}: one folder holds the other, so pictures would count twice.",
+                    "Name only the outer one.",
+                )
+        taken[root.label] = root
+        yield root
+
+
+def _usable(given: Path, shown: str) -> _Identity:
+    try:
+        os.scandir(given).close()
+        if (given / os.fsdecode(_STORE_FILE)).exists():
+            raise SourceError(f"{shown}: this is a cfbus store.", "Name the folder that holds the pictures.")
+        return _identity(given.stat())
+    except FileNotFoundError:
+        raise SourceError(f"{shown}: there is no such folder.", "Check the spelling.") from None
+    except NotADirectoryError:
+        raise SourceError(f"{shown}: this is a file, not a folder.", "Name the folder it is in.") from None
+    except OSError as error:
+        raise SourceError(
+            f"{shown}: the folder cannot be read: {error.strerror}.", "Check who may read it (ls -ld)."
+        ) from None
+
+
+def _free_label(given: Path, taken: Iterable[str]) -> str:
+    base = re.sub(r"[^A-Za-z0-9._-]", "_", given.resolve().name)[:100] or "root"
+    taken = set(taken)
+    label, copy = base, 1
+    while label in taken:
+        copy += 1
+        label = f"{base}.{copy}"
+    return label
+
+
+def _within(inner: bytes, outer: bytes) -> bool:
+    return os.path.commonpath([inner, outer]) == outer
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    return status.st_dev, status.st_ino
+
+
+def _identity_at(path: bytes) -> _Identity:
+    return _identity(Path(os.fsdecode(path)).stat())
+
+
+def _kind(ask: Callable[[], bool]) -> bool:
+    try:
+        return ask()
+    except OSError:  # a link in a loop has no kind
+        return False
+
+
+def _suffix(name: bytes) -> bytes:
+    dot = name.rfind(b".")
+    return name[dot:].lower() if dot > 0 else b""
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
+
+
+def _named(path: bytes) -> tuple[str, bytes]:
+    """Key and locator of a path."""
+    try:
+        return path.decode(), b""
+    except UnicodeDecodeError:
+        return "./" + path.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace"), path
+
+
+def _safe_parts(item: Item) -> list[bytes]:
+    """The steps to an item's file; refuses what this source would never have listed."""
+    parts = (item.locator or item.key.encode("utf-8", "surrogatepass")).split(b"/")
+    if any(not part or part.startswith(b".") or b"\0" in part for part in parts) or _suffix(parts[-1]) not in _SUFFIXES:
+        raise ReadError(ReadReason.OUTSIDE, "Its path is not one that a listing of this folder has.", "item")
+    return parts
+
+
+def _opened(stack: contextlib.ExitStack, path: bytes, flags: int, folder: int | None) -> int:
+    fd = os.open(path, _READ | flags, dir_fd=folder)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _read_error(error: OSError, root: _Root, item: Item) -> ReadError:
+    try:
+        same = _identity_at(root.path) == root.identity
+    except OSError:
+        same = False
+    if not same:
+        detail = f"The folder {root.shown} is not there, or another one took its place."
+        return ReadError(ReadReason.SOURCE_MISSING, detail, "worker")
+    if error.errno == errno.ENOENT:
+        return ReadError(ReadReason.VANISHED, "The file is gone.", "item")
+    # ENOTDIR is also what O_DIRECTORY says to a link.
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return ReadError(ReadReason.OUTSIDE, "A link or a file stands where its path leads through.", "item")
+    fault: Fault = "item" if error.errno in (errno.ENXIO, errno.ENAMETOOLONG) else "worker"
+    return ReadError(ReadReason.UNREADABLE, f"The file cannot be read: {error.strerror}.", fault)

@@ -1,0 +1,97 @@
+"""The broker's ledger: what makes a restart quick, and disposable.
+
+It keeps the leases that are remembered and the store's id and last position. Deleting it costs nothing but work: late
+results of leases that nobody remembers are refused, and the position is no longer checked against the store's.
+
+SQLite in WAL mode with ``synchronous=NORMAL``: a power cut may lose the last changes, never the order of them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cfbus.core.effects import DropLeases, Effect, LeaseRow, SaveLease, SavePosition
+from cfbus.core.state import Remembered
+from cfbus.errors import StoreMismatchError
+from cfbus.store.durable import sqlite_errors
+
+VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS leases (
+    lease TEXT PRIMARY KEY, job TEXT NOT NULL, pass_number INTEGER NOT NULL, shard INTEGER NOT NULL,
+    start INTEGER NOT NULL, end INTEGER NOT NULL, contributor TEXT NOT NULL, key TEXT NOT NULL,
+    instance TEXT NOT NULL, backup INTEGER NOT NULL, current INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+"""
+_COLUMNS = "lease, job, pass_number, shard, start, end, contributor, key, instance, backup, current"
+
+
+class Ledger:
+    """An open ledger. One thread; changes become visible to a restart with ``apply``, all or none."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with sqlite_errors(path):
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            known = self._database.execute("PRAGMA user_version").fetchone()[0]
+            if known > VERSION:
+                raise StoreMismatchError(
+                    f"The ledger {path} was written by a newer cfbus (format {known}, this one knows {VERSION}).",
+                    "Upgrade cfbus, or move the ledger away: it is disposable.",
+                )
+            self._database.executescript(_SCHEMA)
+            self._database.execute(f"PRAGMA user_version={VERSION}")
+
+    def remembered(self) -> Remembered:
+        """What was kept from before."""
+        with sqlite_errors(self._path):
+            rows = self._database.execute(f"SELECT {_COLUMNS} FROM leases").fetchall()  # noqa: S608
+            facts = dict(self._database.execute("SELECT name, value FROM facts").fetchall())
+        leases = tuple(_lease(row) for row in rows)
+        return Remembered(
+            facts.get("store_id", ""), int(facts.get("position", 0)), leases, int(facts.get("granted", 0))
+        )
+
+    def apply(self, effects: Iterable[Effect]) -> None:
+        """Keep what these effects say, in one transaction; other effects are passed over."""
+        changes = [effect for effect in effects if isinstance(effect, SaveLease | DropLeases | SavePosition)]
+        if not changes:
+            return
+        with sqlite_errors(self._path), self._database:
+            self._database.execute("BEGIN")
+            for change in changes:
+                self._apply(change)
+
+    def _apply(self, change: SaveLease | DropLeases | SavePosition) -> None:
+        match change:
+            case SaveLease(row):
+                values = (
+                    row.lease, row.job, row.pass_number, row.shard, row.start, row.end, row.contributor, row.key,
+                    row.instance, int(row.backup), int(row.current),
+                )  # fmt: skip
+                marks = ", ".join("?" * len(values))
+                self._database.execute(f"INSERT OR REPLACE INTO leases VALUES ({marks})", values)  # noqa: S608
+                self._fact("granted", row.job.rpartition(".")[2])
+            case DropLeases(leases):
+                self._database.executemany("DELETE FROM leases WHERE lease = ?", [(lease,) for lease in leases])
+            case SavePosition(store_id, position):
+                self._fact("store_id", store_id)
+                self._fact("position", str(position))
+
+    def _fact(self, name: str, value: str) -> None:
+        self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+
+def _lease(row: tuple[Any, ...]) -> LeaseRow:
+    *fields, backup, current = row
+    return LeaseRow(*(*fields, bool(backup), bool(current)))

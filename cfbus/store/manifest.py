@@ -1,0 +1,302 @@
+"""The manifest: which shards and passes there are, which segments are sealed, which items those hold.
+
+SQLite (WAL, FULL). Knows nothing of frames or parquet. The writer changes it, readers of the store may
+look at the same time.
+
+Invariants: shard numbers are dense from 0 and pass numbers from 1, and what they name never changes;
+segments do not overlap in positions; every change is one transaction; every row carries a checksum, so
+that an altered row is noticed and never believed.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cfbus.bus.wire import checksum
+from cfbus.errors import StoreMismatchError
+from cfbus.store.durable import damaged_file, flush_database, fsync_dir, sqlite_errors, transaction
+from cfbus.store.folder import Store
+
+VERSION = 1
+_SCHEMA = (
+    "CREATE TABLE shards (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, length INTEGER NOT NULL,"
+    " digest TEXT NOT NULL, crc INTEGER NOT NULL)",
+    "CREATE TABLE passes (number INTEGER PRIMARY KEY, slots TEXT NOT NULL, crc INTEGER NOT NULL)",
+    "CREATE TABLE segments (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, facts TEXT NOT NULL,"
+    " done BLOB NOT NULL, crc INTEGER NOT NULL)",
+    f"PRAGMA user_version = {VERSION}",
+)
+
+DoneRange = tuple[int, int, int, int]
+"""(pass, shard, start, end): items [start, end) of a shard that need nothing more in a pass."""
+DoneRanges = npt.NDArray[np.int64]
+"""The same as rows of four, merged and in order."""
+
+
+@dataclass(frozen=True)
+class ShardRow:
+    """A shard whose listing is in the store; ``digest`` is that of its listing file."""
+
+    number: int
+    name: str
+    length: int
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class PassRow:
+    """A pass and the slots that it fills, in their order."""
+
+    number: int
+    slots: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SegmentRow:
+    """What was sealed of positions ``first`` to ``last``, both included.
+
+    ``files`` are paths in the store, ``size`` their bytes, ``rows`` captions and ``failures`` dead letters,
+    ``totals`` the captions of each contributor, ``sealed_at`` microseconds UTC.
+    """
+
+    first: int
+    last: int
+    files: tuple[str, ...]
+    rows: int
+    failures: int
+    size: int
+    sealed_at: int
+    totals: Mapping[str, int]
+
+
+def merge_ranges(ranges: Iterable[DoneRange]) -> DoneRanges:
+    """The ranges in order, with those joined that touch or overlap."""
+    rows = np.array(list(ranges), np.int64).reshape(-1, 4)
+    if len(rows) == 0:
+        return rows
+    rows = rows[np.lexsort((rows[:, 3], rows[:, 2], rows[:, 1], rows[:, 0]))]
+    group = np.concatenate(([True], np.any(rows[1:, :2] != rows[:-1, :2], axis=1))).cumsum()
+    # A running maximum of ends that never reaches into the next group: lift each group above the one before.
+    lift = group * (int(rows[:, 3].max()) + 2)
+    reach = np.maximum.accumulate(rows[:, 3] + lift)
+    heads = np.concatenate(([True], rows[1:, 2] + lift[1:] > reach[:-1])).nonzero()[0]
+    merged = rows[heads]
+    last = np.concatenate((heads[1:], [len(rows)])) - 1
+    merged[:, 3] = reach[last] - lift[last]
+    return merged
+
+
+class Manifest:
+    """The open manifest of a store; read-only when the store is not locked."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._connection = connection
+        self._shards = list(map(self._shard, self._rows("SELECT * FROM shards ORDER BY number")))
+        self._passes = list(map(self._pass, self._rows("SELECT * FROM passes ORDER BY number")))
+        self._segments = list(map(self._segment, self._rows("SELECT * FROM segments ORDER BY first")))
+        self._check_order()
+
+    @classmethod
+    def open(cls, store: Store) -> Manifest:
+        """Open, and make it in a new store. Raises ``DamagedStoreError``, ``StoreMismatchError``."""
+        path = store.manifest_path
+        mode = "rwc" if store.locked else "ro"
+        if store.locked:
+            flush_database(path)
+        with sqlite_errors(path):
+            connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=10)
+        try:
+            with sqlite_errors(path):
+                check_database(path, connection, VERSION)
+                if store.locked:
+                    _make_ready(path, connection)
+            if store.locked:
+                fsync_dir(store.root)
+            return cls(path, connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def shards(self, from_number: int = 0) -> list[ShardRow]:
+        """The shards from a number on."""
+        return self._shards[from_number:]
+
+    def shard_count(self) -> int:
+        """How many shards there are; also the number of the next."""
+        return len(self._shards)
+
+    def add_shards(self, shards: Sequence[ShardRow]) -> None:
+        """Add shards whose listings are durable, in one transaction. ``ValueError`` on a wrong number or name."""
+        numbers = [shard.number for shard in shards]
+        if numbers != list(range(len(self._shards), len(self._shards) + len(shards))):
+            raise ValueError("shards must be numbered from the count of those that are there")
+        rows = [_sealed_row(shard.number, shard.name, shard.length, shard.digest) for shard in shards]
+        try:
+            with transaction(self._path, self._connection) as connection:
+                connection.executemany("INSERT INTO shards VALUES (?, ?, ?, ?, ?)", rows)
+        except sqlite3.IntegrityError as error:
+            raise ValueError("two shards have the same name") from error
+        self._shards.extend(shards)
+
+    def passes(self) -> list[PassRow]:
+        """All passes; the last is the newest."""
+        return list(self._passes)
+
+    def add_pass(self, slots: Sequence[str]) -> int:
+        """Open a pass with these slots and return its number; the newest one's, when it has the same slots."""
+        wanted = tuple(slots)
+        if self._passes and self._passes[-1].slots == wanted:
+            return self._passes[-1].number
+        number = len(self._passes) + 1
+        with transaction(self._path, self._connection) as connection:
+            connection.execute("INSERT INTO passes VALUES (?, ?, ?)", _sealed_row(number, json.dumps(wanted)))
+        self._passes.append(PassRow(number, wanted))
+        return number
+
+    def segments(self) -> list[SegmentRow]:
+        """All sealed segments by position."""
+        return list(self._segments)
+
+    def add_segment(self, segment: SegmentRow, done: DoneRanges) -> None:
+        """Add a sealed segment with its items; harmless when it is there. Overlap is a ``DamagedStoreError``."""
+        if any(row.first == segment.first and row.last == segment.last for row in self._segments):
+            return
+        if segment.last < segment.first or any(
+            row.first <= segment.last and segment.first <= row.last for row in self._segments
+        ):
+            raise damaged_file(self._path, f"positions {segment.first} to {segment.last} are sealed twice")
+        facts = json.dumps(
+            [segment.files, segment.rows, segment.failures, segment.size, segment.sealed_at, dict(segment.totals)]
+        )
+        row = _sealed_row(segment.first, segment.last, facts, np.ascontiguousarray(done, "<i8").tobytes())
+        with transaction(self._path, self._connection) as connection:
+            connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", row)
+        self._segments.append(segment)
+        self._segments.sort(key=lambda one: one.first)
+
+    def done(self) -> Iterator[DoneRange]:
+        """The items of all segments."""
+        for row in self._rows("SELECT * FROM segments ORDER BY first"):
+            ranges = np.frombuffer(_checked(self._path, row)[3], "<i8").reshape(-1, 4)
+            yield from map(tuple, ranges.tolist())
+
+    def last_position(self) -> int:
+        """The highest sealed position; 0 when there is none."""
+        return self._segments[-1].last if self._segments else 0
+
+    def totals(self) -> dict[str, int]:
+        """Sealed captions of each contributor."""
+        totals: Counter[str] = Counter()
+        for segment in self._segments:
+            totals.update(segment.totals)
+        return totals
+
+    def failures(self) -> int:
+        """Sealed dead letters."""
+        return sum(segment.failures for segment in self._segments)
+
+    def check_files(self, store: Store, unsealed: Iterable[int]) -> None:
+        """Compare the segments' files with the manifest; ``unsealed`` are first positions that may be sealed anew.
+
+        A file that nobody knows means that the manifest lost its row; going on would store its captions twice.
+        """
+        for segment in self._segments:
+            _check_size(store.root, segment)
+        known = {name for segment in self._segments for name in segment.files}
+        for table in ("captions", "failures"):
+            folder = store.table_path(table)
+            known.update(str(store.table_path(table, first).relative_to(store.root)) for first in unsealed)
+            for path in sorted(folder.glob("*.parquet")) if folder.is_dir() else ():
+                if str(path.relative_to(store.root)) not in known:
+                    raise damaged_file(self._path, f"it does not know {path}, which was sealed")
+
+    def close(self) -> None:
+        """Close the database."""
+        with sqlite_errors(self._path):
+            self._connection.close()
+
+    def _rows(self, query: str) -> Iterator[tuple[object, ...]]:
+        with sqlite_errors(self._path):
+            yield from self._connection.execute(query)
+
+    def _shard(self, row: tuple[object, ...]) -> ShardRow:
+        number, name, length, digest = _checked(self._path, row)
+        return ShardRow(number, name, length, digest)
+
+    def _pass(self, row: tuple[object, ...]) -> PassRow:
+        number, slots = _checked(self._path, row)
+        return PassRow(number, tuple(json.loads(slots)))
+
+    def _segment(self, row: tuple[object, ...]) -> SegmentRow:
+        first, last, facts, _ = _checked(self._path, row)
+        files, rows, failures, size, sealed_at, totals = json.loads(facts)
+        return SegmentRow(first, last, tuple(files), rows, failures, size, sealed_at, totals)
+
+    def _check_order(self) -> None:
+        if [shard.number for shard in self._shards] != list(range(len(self._shards))):
+            raise damaged_file(self._path, "shards are missing")
+        if [one.number for one in self._passes] != list(range(1, len(self._passes) + 1)):
+            raise damaged_file(self._path, "passes are missing")
+        for before, after in zip(self._segments, self._segments[1:], strict=False):
+            if after.first <= before.last:
+                raise damaged_file(self._path, f"segments {before.first} and {after.first} overlap")
+
+
+def check_database(path: Path, connection: sqlite3.Connection, known: int, *, deep: bool = True) -> None:
+    """Refuse a database of a newer version than ``known``, and (``deep``) one whose pages do not fit together."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > known:
+        raise StoreMismatchError(
+            f"{path} was written by a newer cfbus (version {version}, this one knows {known}).",
+            "Upgrade: pip install --upgrade cfbus.",
+        )
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone() if deep else ("ok",)
+    if verdict != "ok":
+        raise damaged_file(path, " ".join(str(verdict).split()))
+
+
+def _make_ready(path: Path, connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+        with transaction(path, connection):
+            for statement in _SCHEMA:
+                connection.execute(statement)
+
+
+def row_checksum(values: Sequence[object]) -> int:
+    """CRC-32 over the values of a database row, whatever their types have become."""
+    return checksum(repr(tuple(values)).encode())
+
+
+def _sealed_row(*values: object) -> tuple[object, ...]:
+    return (*values, row_checksum(values))
+
+
+def _checked(path: Path, row: tuple[object, ...]) -> list[Any]:
+    """The values of a row without its checksum, or ``DamagedStoreError``."""
+    *values, crc = row
+    if crc != row_checksum(values):
+        raise damaged_file(path, "a row does not match its checksum")
+    return values
+
+
+def _check_size(root: Path, segment: SegmentRow) -> None:
+    size = 0
+    for name in segment.files:
+        try:
+            size += (root / name).stat().st_size
+        except FileNotFoundError:
+            raise damaged_file(root / name, "it is gone, though it was sealed") from None
+    if size != segment.size:
+        raise damaged_file(root / segment.files[0], "it has not the size that it was sealed with")

@@ -1,0 +1,261 @@
+"""cfbus-broker: grants leases, knows the keys, follows what is durable.
+
+Joins the broker's core to its sockets, ledger and registry. One thread over a poller; the ZAP handler has its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import click
+import zmq
+
+from cfbus import config, logs, runtime
+from cfbus.bus import auth, keys, sockets
+from cfbus.bus import messages as m
+from cfbus.bus.wire import WireError, decode, encode
+from cfbus.core.broker import Broker
+from cfbus.core.effects import Effect, Note, Peer, Send, Stop
+from cfbus.core.state import Rules
+from cfbus.core.watching import status
+from cfbus.daemons.flags import Start, common_flags, override, start
+from cfbus.errors import EXIT_DONE, UnsafeError
+from cfbus.store.durable import make_dir
+from cfbus.store.ledger import Ledger
+from cfbus.store.registry import Registry
+
+DRAIN_MESSAGES = 512
+STATS_SECONDS = 1.0
+WATCHDOG_SECONDS = 5.0
+KEYS_SECONDS = 60.0
+DOMAINS = {
+    sockets.BUS_DOMAIN: {m.Role.WORKER, m.Role.WRITER, m.Role.FEEDER, m.Role.ADMIN, m.Role.ENROL},
+    sockets.STATS_DOMAIN: {m.Role.MONITOR, m.Role.ADMIN},
+}
+
+
+def spec_of(captions: config.Captions) -> m.Spec:
+    """All that decides what a caption says, as the bus names it."""
+    slots = tuple(
+        m.Slot(name=name, prompt=slot.prompt, prompt_id=hashlib.sha256(slot.prompt.encode()).hexdigest()[:12])
+        for name, slot in captions.slots.items()
+    )
+    scripted = captions.scripted
+    options: tuple[tuple[str, float], ...] = ()
+    if captions.engine == "scripted":
+        options = (
+            ("rate", scripted.rate),
+            ("length", float(scripted.length)),
+            ("failures", scripted.failures),
+            ("seed", float(scripted.seed)),
+        )
+    body = {
+        "engine": captions.engine,
+        "options": options,
+        "pixel_budget": captions.pixel_budget,
+        "max_pixels": captions.max_pixels,
+        "slots": slots,
+    }
+    text = json.dumps(body, default=lambda slot: slot.model_dump(), sort_keys=True)
+    return m.Spec.model_validate({"hash": hashlib.sha256(text.encode()).hexdigest()[:16], **body})
+
+
+class BrokerDaemon:
+    """The broker's shell: carries out what its core decides."""
+
+    def __init__(self, begin: Start, *, accept_loss: bool) -> None:
+        settings = begin.config
+        self._log = logs.get_logger()
+        self._family = begin.family
+        self._pair = keys.load(settings.broker.key_file)
+        logs.register_secret(self._pair.secret.decode())
+        make_dir(settings.broker.data_dir)
+        self._registry = Registry.open(settings.broker.data_dir / "registry.sqlite", create=True)
+        self._ledger = Ledger(settings.broker.data_dir / "ledger.sqlite")
+        self._table = self._registry.key_table(time.time())
+        rules = Rules(
+            dataset=settings.dataset.name,
+            spec=spec_of(settings.captions),
+            instance=runtime.new_id(),
+            chunk_size=min(settings.broker.chunk_size, m.MAX_CHUNK_ITEMS),
+            lease_seconds=float(settings.broker.lease_seconds),
+            max_attempts=settings.broker.max_attempts,
+            accept_loss=accept_loss,
+        )
+        self._core = Broker(rules, runtime.new_id, self._ledger.remembered(), runtime.now())
+        self._dropped: Counter[str] = Counter()
+        self._watchers = 0
+        self._stats_at = self._watchdog_at = self._keys_at = 0.0
+        self._last_status = ""
+        self._open(settings.broker.host, settings.broker.port, settings.broker.stats_port)
+
+    def _open(self, host: str, port: int, stats_port: int) -> None:
+        auth.peer_limit()
+        self._loop = runtime.Loop()
+        self._context: sockets.Context = zmq.Context()
+        self._door = auth.Authenticator()
+        self._door.start(self._context, self._table, DOMAINS)
+        self._bus, self.port = sockets.bind_bus(self._context, self._pair, host, port)
+        self._endless = auth.EndlessWatch(self._bus)
+        self._stats, self.stats_port = sockets.bind_stats(self._context, self._pair, host, stats_port)
+        self._loop.watch(self._bus, self._receive)
+        self._loop.watch(self._stats, self._subscriptions)
+        self.endpoint = f"tcp://{host if host not in ('0.0.0.0', '::') else '127.0.0.1'}:{self.port}"  # noqa: S104
+
+    def serve(self) -> int:
+        """Until asked to stop."""
+        auth.self_test(self.endpoint, self._pair.public)
+        self._contributors()
+        self._loop.handle_signals()
+        if self._family.parent_fd is not None:
+            self._loop.follow_parent(self._family.parent_fd)
+        line = keys.public_line(self._pair.public, "broker")
+        self._log.info("broker.serves", endpoint=self.endpoint, stats_port=self.stats_port, server_key=line)
+        self._family.ready({"port": self.port, "stats_port": self.stats_port, "server_key": line})
+        try:
+            return self._loop.run(self._turn)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._endless.close()
+        self._bus.close()
+        self._stats.close()
+        self._door.stop()
+        self._context.term()
+        self._ledger.close()
+        self._registry.close()
+
+    # ------------------------------------------------------------------ turns
+
+    def _turn(self, at: float) -> float:
+        if self._loop.stop_requests:
+            self._log.info("broker.stops")
+            self._loop.stop(EXIT_DONE)
+        if not self._door.alive:
+            raise UnsafeError("The broker's key check has died; nobody can be let in.", "Start the broker again.")
+        deadline = self._core.next_deadline()
+        if deadline is not None and at >= deadline:
+            self._carry_out(self._core.tick(at, runtime.wall()))
+        if at >= self._watchdog_at:
+            self._watchdog_at = at + WATCHDOG_SECONDS
+            cut = self._endless.cut_endless()
+            if cut:
+                self._log.warning("peers.cut", count=cut, why="a message without end")
+        if at >= self._keys_at:
+            self._keys_at = at + KEYS_SECONDS
+            self._reload_keys()
+        self._publish(at)
+        times = [self._watchdog_at, self._keys_at, *([self._stats_at] if self._watchers else [])]
+        deadline = self._core.next_deadline()
+        return min([*times, *([max(deadline, at + 0.05)] if deadline is not None else [])])
+
+    def _receive(self) -> None:
+        batch = sockets.drain(self._bus, DRAIN_MESSAGES, self._dropped)
+        at, wall = runtime.now(), runtime.wall()
+        effects: list[Effect] = []
+        for inbound in batch:
+            effects += self._handle(inbound, at, wall)
+        self._endless.delivered(batch)
+        self._carry_out(effects)
+
+    def _handle(self, inbound: sockets.Inbound, at: float, wall: int) -> list[Effect]:
+        entry = self._table.admitted(inbound.user_id)
+        if entry is None:
+            self._dropped["key-not-admitted"] += 1
+            return []
+        peer = Peer(inbound.routing_id, keys.fingerprint(entry.public), entry.contributor, entry.role)
+        try:
+            message, payload = decode(inbound.frames)
+        except WireError as error:
+            return self._core.refuse(peer, error.code, str(error))
+        return self._core.handle(peer, message, payload, at, wall)
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        """What must be durable first, then what depends on it."""
+        self._ledger.apply(effects)
+        for effect in effects:
+            match effect:
+                case Send(to, message, payload):
+                    assert isinstance(to, bytes)
+                    sockets.send(self._bus, to, encode(message, payload))
+                case Note(event, facts):
+                    self._log.info(event, **dict(facts))
+                case Stop(sentence, hint):
+                    raise UnsafeError(sentence, hint)
+                case _:
+                    pass
+
+    # ------------------------------------------------------------------ keys and stats
+
+    def _reload_keys(self) -> None:
+        table = self._registry.key_table(time.time())
+        self._door.swap(table)
+        self._table = table
+        self._contributors()
+
+    def _contributors(self) -> None:
+        self._core.contributors = tuple(
+            (row.contributor_id, row.name, row.trust_level) for row in self._registry.contributors()
+        )
+
+    def _subscriptions(self) -> None:
+        for frames in sockets.drain_client(self._stats, DRAIN_MESSAGES):
+            first = bytes(frames[0][:1])
+            self._watchers += {b"\1": 1, b"\0": -1}.get(first, 0)
+        self._stats_at = 0.0
+
+    def _publish(self, at: float) -> None:
+        """All of the state once a second to those who watch, and at once when the run is finished or sealed."""
+        if not self._watchers:
+            return
+        key = f"{self._core.finished} {self._core.catchup.sealed} {self._core.catchup.problem} {self._core.paused}"
+        if at < self._stats_at and key == self._last_status:
+            return
+        self._last_status = key
+        self._stats_at = at + STATS_SECONDS
+        body = status(self._core, at).model_dump_json().encode()
+        sockets.send(self._stats, None, [b"status", body])
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@common_flags
+@click.option("--host", help="The address to listen on.")
+@click.option("--port", type=int, help="The port of the bus; 0 takes any that is free.")
+@click.option("--stats-port", type=int, help="The port of the statistics; 0 takes any that is free.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="The folder for registry and ledger.")
+@click.option("--accept-loss", is_flag=True, help="Go on although the store ends before what was acknowledged.")
+def command(
+    host: str | None,
+    port: int | None,
+    stats_port: int | None,
+    data_dir: Path | None,
+    accept_loss: bool,
+    **common: object,
+) -> None:
+    """The broker: grants leases of images to workers, knows the keys, follows what is done."""
+    overrides = [
+        *override("broker.host", host),
+        *override("broker.port", port),
+        *override("broker.stats_port", stats_port),
+        *override("broker.data_dir", data_dir.absolute() if data_dir else None),
+    ]
+
+    def serve(begin: Start) -> int:
+        return BrokerDaemon(begin, accept_loss=accept_loss).serve()
+
+    sys.exit(start("broker", serve, overrides, common))
+
+
+def main() -> None:
+    """Entry point."""
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The flags that all daemons share, and what is made of them: configuration, logging, family, exit code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cfbus import __version__, config, logs
+from cfbus.bus import keys
+from cfbus.errors import ConfigError
+from cfbus.runtime import Family, last_frame
+
+COMMON = (
+    click.version_option(__version__, prog_name="cfbus"),
+    click.option("--config", "config_file", type=click.Path(path_type=Path), help="The configuration file."),
+    click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set one key of the configuration."),
+    click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error."),
+    click.option("--log-json", is_flag=True, help="Log in JSON, a line an event."),
+    click.option("--ready-fd", type=int, hidden=True),
+    click.option("--parent-fd", type=int, hidden=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a daemon starts from."""
+
+    config: config.Config
+    family: Family
+
+
+def common_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the shared flags to a command."""
+    for option in reversed(COMMON):
+        command = option(command)
+    return command
+
+
+def start(component: str, serve: Callable[[Start], int], overrides: list[str], common: dict[str, Any]) -> int:
+    """Load the configuration, set up logging, and serve; ``overrides`` come from a daemon's own flags."""
+
+    def command() -> int:
+        logs.setup(component, common["log_level"], common["log_json"])
+        wanted = [*common["overrides"], *overrides]
+        loaded = config.load(component, common["config_file"], wanted, os.environ)
+        logs.get_logger().info("config.loaded", path=str(loaded.path or "defaults"))
+        return serve(Start(loaded.config, Family(common["ready_fd"], common["parent_fd"])))
+
+    return last_frame(command)
+
+
+def override(name: str, value: object) -> list[str]:
+    """A flag as an override, if it was given."""
+    return [] if value is None else [f"{name}={value}"]
+
+
+def server_key(line: str, section: str) -> bytes:
+    """The broker's public key out of the configuration."""
+    if not line:
+        raise ConfigError(
+            f"{section}.server_key is missing: without it a stranger could pose as the broker.",
+            "Copy the line that cfbus-broker logs when it starts (cfbus-key1 …) into the configuration.",
+        )
+    public, _ = keys.parse_public_line(line)
+    return public

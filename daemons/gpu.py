@@ -1,0 +1,213 @@
+"""cfbus-gpu: a worker. Leases items, reads and captions them, and keeps each result until it is acked.
+
+Joins the worker's core to the bus, a source and an engine. One thread over a poller; reading, decoding and captioning
+happen elsewhere and wake it. One process per GPU.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+from pathlib import Path
+
+import click
+import zmq
+
+from cfbus import logs, runtime
+from cfbus.bus import keys, sockets
+from cfbus.bus import messages as m
+from cfbus.core.effects import Abandon, Effect, Note, Send, Spool, Stop, Unspool, UseSpec
+from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
+from cfbus.core.worker import Worker, WorkerRules
+from cfbus.daemons.flags import Start, common_flags, override, server_key, start
+from cfbus.daemons.reading import open_source
+from cfbus.engines.base import Engine
+from cfbus.engines.describing import PaletteEngine
+from cfbus.engines.scripted import ScriptedEngine
+from cfbus.errors import EXIT_DONE, CfbusError, ConfigError
+from cfbus.images import DecodePool, Limits
+from cfbus.sources.base import Item
+from cfbus.store.spool import Spool as SpoolFolder
+
+DRAIN_SECONDS = 20.0
+"""After being asked to stop: so long for what is in flight and unacked; then it goes to the spool."""
+
+
+class GpuDaemon:
+    """The worker's shell: carries out what its core decides."""
+
+    def __init__(self, begin: Start) -> None:
+        settings = begin.config
+        worker = settings.worker
+        self._log = logs.get_logger()
+        self._family = begin.family
+        self._captions = settings.captions
+        pair = keys.load(worker.key_file)
+        logs.register_secret(pair.secret.decode())
+        public = server_key(worker.server_key, "worker")
+        self._spool = SpoolFolder(worker.spool_dir / f"gpu-{worker.gpu_id}", worker.spool_mib << 20)
+        self._source = open_source(settings.dataset)
+        self._loop = runtime.Loop()
+        self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._awake = False
+        self._pool: DecodePool | None = None
+        self._engine = self._make_engine(worker.decoders)
+        name = f"{worker.name}-{worker.gpu_id}"
+        self._rules = WorkerRules(runtime.new_id(), name[:64], worker.concurrency)
+        self._core = Worker(self._rules, self._facts(), runtime.now())
+        self._core.restore(self._spool.results(), runtime.now())
+        self._context: sockets.Context = zmq.Context()
+        self._link = runtime.Link(
+            self._loop, self._context, pair, public, worker.server, self._connected, self._received
+        )
+        self._drain_until: float | None = None
+        self._drains = 0
+
+    def _make_engine(self, decoders: int) -> Engine:
+        if self._captions.engine == "scripted":
+            return ScriptedEngine(self._post)
+        limits = Limits(max_pixels=self._captions.max_pixels, pixel_budget=self._captions.pixel_budget)
+        self._pool = DecodePool(decoders, limits)
+        return PaletteEngine(self._read, self._pool, self._post)
+
+    def _facts(self) -> EngineFacts:
+        return self._engine.facts
+
+    def _read(self, item: WorkItem) -> bytes:
+        return self._source.read(item.shard, Item(item.index, item.key, item.locator))
+
+    def _post(self, outcome: Outcome) -> None:
+        """From any thread."""
+        self._finished.put(outcome)
+        if not self._awake:
+            self._awake = True
+            self._loop.wake()
+
+    def serve(self) -> int:
+        """Until asked to stop."""
+        self._loop.handle_signals()
+        if self._family.parent_fd is not None:
+            self._loop.follow_parent(self._family.parent_fd)
+        self._log.info("worker.serves", name=self._rules.name, engine=self._facts().engine)
+        self._family.ready({"instance": self._rules.instance})
+        try:
+            return self._loop.run(self._turn)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._engine.close()
+        if self._pool is not None:
+            self._pool.close()
+        self._link.close()
+        self._context.term()
+        self._spool.close()
+
+    # ------------------------------------------------------------------ turns
+
+    def _turn(self, at: float) -> float:
+        self._take_outcomes(at)
+        if at >= self._core.next_deadline():
+            self._carry_out(self._core.tick(at))
+        if self._loop.stop_requests > self._drains:
+            self._drain(at)
+        self._feed()
+        look = self._link.tick(at)
+        if self._drain_until is not None and (self._core.drained or at >= self._drain_until):
+            self._leave()
+        times = [look, max(self._core.next_deadline(), at + 0.005)]
+        return min([*times, *([self._drain_until] if self._drain_until is not None else [])])
+
+    def _take_outcomes(self, at: float) -> None:
+        self._awake = False
+        outcomes = []
+        while not self._finished.empty():
+            outcomes.append(self._finished.get_nowait())
+        if outcomes:
+            self._carry_out(self._core.outcomes(outcomes, at))
+
+    def _feed(self) -> None:
+        room = self._rules.concurrency - self._core.in_flight
+        if room > 0 and not self._core.draining:
+            items = self._core.next_items(room)
+            if items:
+                self._engine.submit(items)
+
+    def _drain(self, at: float) -> None:
+        """Asked once: finish what is in flight. Asked again: hand everything back now."""
+        self._drains = self._loop.stop_requests
+        runtime.notify("STOPPING=1")
+        self._log.info("worker.drains", in_flight=self._core.in_flight, unacked=self._core.unacked)
+        self._carry_out(self._core.drain(at, at_once=self._drains > 1))
+        seconds = DRAIN_SECONDS if self._drains == 1 else 0.0
+        self._drain_until = at + seconds
+
+    def _leave(self) -> None:
+        self._carry_out(self._core.leave())
+        self._log.info("worker.stops", unacked=self._core.unacked)
+        self._loop.stop(EXIT_DONE)
+
+    def _connected(self) -> None:
+        self._carry_out(self._core.connected(runtime.now()))
+
+    def _received(self, message: m.Message, payload: bytes) -> None:
+        self._carry_out(self._core.handle(message, payload, runtime.now()))
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(_, message, payload):
+                    self._link.send(message, payload)
+                case Spool(_, number, message, payload):
+                    if not self._spool.put(message, payload):
+                        self._log.warning("spool.full", number=number)
+                case Unspool(instance, number, refused):
+                    self._spool.drop(instance, number, refused)
+                case Abandon(lease, pairs):
+                    indices = frozenset(index for begin, end in pairs for index in range(begin, end))
+                    self._engine.abandon(lease, indices)
+                case UseSpec(spec, generation):
+                    self._use(spec, generation)
+                case Note(event, facts):
+                    self._log.info(event, **dict(facts))
+                case Stop(sentence, hint, exit_code):
+                    error = CfbusError(sentence, hint)
+                    error.exit_code = exit_code
+                    raise error
+                case _:
+                    pass
+
+    def _use(self, spec: m.Spec, generation: int) -> None:
+        if spec.engine != self._captions.engine:
+            raise ConfigError(
+                f"The broker wants captions by {spec.engine!r}; this worker has {self._captions.engine!r}.",
+                f"Start it with --set captions.engine={spec.engine} if that is what you want to lend.",
+            )
+        self._engine.use(spec)
+        self._log.info("spec.used", spec=spec.hash, generation=generation, slots=len(spec.slots))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@common_flags
+@click.option("--server", help="The broker's address, tcp://HOST:PORT.")
+@click.option("--name", help="What this worker is called on screens.")
+@click.option("--gpu-id", type=int, help="The GPU of this worker; one process for each.")
+@click.option("--spool-dir", type=click.Path(path_type=Path), help="The folder for unacknowledged results.")
+def command(server: str | None, name: str | None, gpu_id: int | None, spool_dir: Path | None, **common: object) -> None:
+    """A worker: leases images, captions them, and pushes the captions to the broker."""
+    overrides = [
+        *override("worker.server", server),
+        *override("worker.name", name),
+        *override("worker.gpu_id", gpu_id),
+        *override("worker.spool_dir", spool_dir.absolute() if spool_dir else None),
+    ]
+    sys.exit(start("gpu", lambda begin: GpuDaemon(begin).serve(), overrides, common))
+
+
+def main() -> None:
+    """Entry point."""
+    command()
+
+
+if __name__ == "__main__":
+    main()

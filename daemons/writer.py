@@ -1,0 +1,351 @@
+"""cfbus-writer: makes captions durable, lists the source, seals segments. Exactly one per store.
+
+Joins the writer's core to the store and to the bus. One thread over a poller; listing and sealing are child processes.
+All that arrived in one turn is one transaction; only after it is the broker told.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import zmq
+
+from cfbus import logs, runtime
+from cfbus.bus import keys, sockets
+from cfbus.bus import messages as m
+from cfbus.bus.wire import decode_table, encode_table
+from cfbus.core.effects import Effect, Note, ProbeRoom, ReadListing, Send, StartTask, Stop
+from cfbus.core.writer import Writer, WriterRules
+from cfbus.daemons.chores import Chore
+from cfbus.daemons.flags import Start, common_flags, override, server_key, start
+from cfbus.errors import EXIT_DONE, CfbusError, DiskFullError, UnsafeError
+from cfbus.store.durable import probe_room
+from cfbus.store.folder import Store
+from cfbus.store.journal import Journal, JournalFile
+from cfbus.store.listing import read_listing
+from cfbus.store.manifest import Manifest, ShardRow
+from cfbus.store.seal import Sealed, record, seal_command
+from cfbus.store.snapshots import write_contributors, write_jobs
+
+LISTING_BYTES = 256 * 1024
+FLUSH_BYTES = 4 << 20
+MAX_BACKLOG_SEGMENTS = 4
+SEAL_RETRY_SECONDS = 10.0
+MAX_SEAL_DEATHS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _SealTask:
+    task: str
+    position: int
+
+
+class WriterDaemon:
+    """The writer's shell: carries out what its core decides."""
+
+    def __init__(self, begin: Start, *, wait: float) -> None:
+        settings = begin.config
+        self._settings = settings
+        self._log = logs.get_logger()
+        self._family = begin.family
+        pair = keys.load(settings.writer.key_file)
+        logs.register_secret(pair.secret.decode())
+        self._store = Store.open(
+            settings.storage.data_dir,
+            settings.dataset.name,
+            create=True,
+            wait=wait,
+            notify=lambda sentence: self._log.info("store.waiting", why=sentence),
+        )
+        self._manifest = Manifest.open(self._store)
+        self._journal = Journal.open(self._store, self._manifest)
+        segment = settings.storage.seal_mib << 20
+        rules = WriterRules(
+            self._store.store_id,
+            settings.dataset.name,
+            runtime.new_id(),
+            "writer",
+            max_backlog=MAX_BACKLOG_SEGMENTS * segment,
+        )
+        self._segment_bytes = segment
+        self._core = Writer(rules, self._journal.position, runtime.now())
+        self._take_up()
+        self._loop = runtime.Loop()
+        self._context: sockets.Context = zmq.Context()
+        public = server_key(settings.writer.server_key, "writer")
+        self._link = runtime.Link(
+            self._loop, self._context, pair, public, settings.writer.server, self._connected, self._received
+        )
+        self._sealing: Chore | None = None
+        self._sealing_file: JournalFile | None = None
+        self._seal_result: Sealed | None = None
+        self._seal_tasks: list[_SealTask] = []
+        self._seal_retry_at = 0.0
+        self._seal_deaths = 0
+        self._journal_since: float | None = None
+        self._scanning: Chore | None = None
+        self._scan_task = ""
+        self._listed: list[ShardRow] = []
+
+    def _take_up(self) -> None:
+        """Tell the core what the store holds."""
+        for shard in self._manifest.shards():
+            self._core.know_shard(shard.name, shard.length)
+        for row in self._manifest.passes():
+            self._core.know_pass(row.number, row.slots)
+        for source in (self._manifest.done(), self._journal.done()):
+            for number, shard_number, begin, end in source:
+                self._core.know_done(number, shard_number, [(begin, end)])
+        captions = sum(self._manifest.totals().values()) + sum(self._journal.totals().values())
+        self._core.know_totals(captions, self._manifest.failures() + self._journal.failures())
+
+    def serve(self) -> int:
+        """Until asked to stop; then what is durable is sealed."""
+        self._loop.handle_signals()
+        if self._family.parent_fd is not None:
+            self._loop.follow_parent(self._family.parent_fd)
+        self._log.info("writer.serves", store=str(self._store.root), position=self._core.position)
+        self._family.ready({"store_id": self._store.store_id, "position": self._core.position})
+        try:
+            return self._loop.run(self._turn)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        for chore in (self._scanning, self._sealing):
+            if chore is not None:
+                chore.end()
+        self._link.close()
+        self._context.term()
+        self._journal.close()
+        self._manifest.close()
+        self._store.close()
+
+    # ------------------------------------------------------------------ turns
+
+    def _turn(self, at: float) -> float:
+        self._flush(at)
+        if at >= self._core.next_deadline():
+            self._carry_out(self._core.tick(at))
+        look = self._link.tick(at)
+        self._seal(at)
+        if self._loop.stop_requests:
+            return self._stop(at)
+        times = [look, max(self._core.next_deadline(), at + 0.01), self._seal_at()]
+        return min(times)
+
+    def _stop(self, at: float) -> float:
+        """Seal what is durable, then end; asked twice, end now: the journal keeps it."""
+        if self._scanning is not None:
+            self._scanning.end()
+            self._scanning = None
+        if self._loop.stop_requests > 1 or not (self._journal.size() or self._journal.closed()):
+            self._log.info("writer.stops", position=self._core.position)
+            self._loop.stop(EXIT_DONE)
+        return at + SEAL_RETRY_SECONDS
+
+    def _connected(self) -> None:
+        self._carry_out(self._core.connected(runtime.now()))
+
+    def _received(self, message: m.Message, payload: bytes) -> None:
+        at = runtime.now()
+        self._carry_out(self._core.handle(message, payload, at))
+        if self._core.staged_bytes >= FLUSH_BYTES:
+            self._flush(at)
+
+    def _flush(self, at: float) -> None:
+        """Make what has arrived durable, all of it in one transaction, and only then say so."""
+        if not self._core.has_staged:
+            return
+        frames = self._core.staged_frames()
+        try:
+            self._journal.append(frames)
+        except DiskFullError as error:
+            self._log.error("disk.full", why=str(error))
+            self._carry_out(self._core.not_stored(at))
+            return
+        if frames and self._journal_since is None:
+            self._journal_since = at
+        self._carry_out(self._core.stored(at))
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(_, message, payload):
+                    self._link.send(message, payload)
+                case ReadListing(_, shard, begin, end):
+                    self._read_listing(shard, begin, end)
+                case StartTask():
+                    self._task(effect)
+                case ProbeRoom():
+                    if probe_room(self._store.staging_dir):
+                        self._carry_out(self._core.has_room(runtime.now()))
+                case Note(event, facts):
+                    self._log.info(event, **dict(facts))
+                case Stop(sentence, hint):
+                    raise UnsafeError(sentence, hint)
+                case _:
+                    pass
+
+    def _read_listing(self, shard: int, begin: int, end: int) -> None:
+        """As much of it as fits a frame; the broker shortens the lease to that."""
+        if shard >= self._manifest.shard_count():
+            return
+        table = read_listing(self._store, shard, begin, min(end, self._manifest.shards(shard)[0].length))
+        rows = table.rows
+        payload = encode_table(table)
+        while len(payload) > LISTING_BYTES and rows > 1:
+            rows = max(1, rows * LISTING_BYTES // len(payload) * 9 // 10)
+            table = read_listing(self._store, shard, begin, begin + rows)
+            payload = encode_table(table)
+        self._link.send(m.Listed(shard=shard, start=begin, rows=rows), payload)
+
+    # ------------------------------------------------------------------ tasks
+
+    def _task(self, task: StartTask) -> None:
+        match task.kind:
+            case "scan":
+                self._scan(task.task)
+            case "open-pass":
+                number = self._manifest.add_pass(task.slots)
+                self._carry_out(self._core.pass_opened(number, task.slots))
+                self._ended(task.task)
+            case "seal":
+                self._seal_tasks.append(_SealTask(task.task, self._core.position))
+            case _:
+                self._snapshot(task)
+
+    def _ended(self, task: str, problem: str = "", count: int = 0) -> None:
+        self._carry_out(self._core.task_ended(task, problem, count))
+
+    def _snapshot(self, task: StartTask) -> None:
+        problem = ""
+        try:
+            table = decode_table(task.kind, task.payload)
+            if task.kind == "jobs":
+                write_jobs(self._store, self._manifest, table)
+            else:
+                totals = self._manifest.totals()
+                for who, captions in self._journal.totals().items():
+                    totals[who] = totals.get(who, 0) + captions
+                write_contributors(self._store, table, totals)
+        except (DiskFullError, ValueError) as error:
+            problem = str(error)
+        self._ended(task.task, problem)
+
+    def _scan(self, task: str) -> None:
+        assert self._store.lock_fd is not None
+        self._scan_task = task
+        command = [sys.executable, "-m", "cfbus.daemons.lister", str(self._store.root)]
+        dataset = self._settings.dataset.model_dump_json().encode()
+        self._scanning = Chore(
+            self._loop, command, self._store.lock_fd, self._shard_listed, self._scan_ended, stdin=dataset
+        )
+
+    def _shard_listed(self, line: bytes) -> None:
+        row = ShardRow(**json.loads(line))
+        self._manifest.add_shards([row])
+        self._carry_out(self._core.shards_listed([(row.name, row.length)]))
+
+    def _scan_ended(self, exit_code: int, said: str) -> None:
+        self._scanning = None
+        problem = "" if exit_code == EXIT_DONE else said or f"the lister ended with exit code {exit_code}"
+        if said and not problem:
+            self._log.warning("listing.remarks", said=said)
+        self._log.info("listing.ended", shards=self._manifest.shard_count(), problem=problem)
+        self._ended(self._scan_task, problem, self._manifest.shard_count())
+
+    # ------------------------------------------------------------------ sealing
+
+    def _seal_at(self) -> float:
+        if self._journal_since is None:
+            return float("inf")
+        return self._journal_since + self._settings.storage.seal_seconds
+
+    def _seal(self, at: float) -> None:
+        """Roll the journal when it is time, and seal closed files one after another."""
+        wanted = self._loop.stop_requests or self._seal_tasks or self._journal.size() >= self._segment_bytes
+        if (wanted or at >= self._seal_at()) and self._journal.size() and at >= self._seal_retry_at:
+            self._roll(at)
+        closed = self._journal.closed()
+        self._core.backlog = self._journal.size() + sum(file.size for file in closed)
+        if closed and self._sealing is None and at >= self._seal_retry_at:
+            self._start_seal(closed[0])
+        while self._seal_tasks and self._manifest.last_position() >= self._seal_tasks[0].position:
+            done = self._seal_tasks.pop(0)
+            self._ended(done.task, count=self._manifest.last_position())
+
+    def _roll(self, at: float) -> None:
+        try:
+            self._journal.roll()
+        except DiskFullError as error:
+            self._seal_failed(at, str(error))
+            return
+        self._journal_since = None
+
+    def _start_seal(self, file: JournalFile) -> None:
+        assert self._store.lock_fd is not None
+        self._sealing_file, self._seal_result = file, None
+        command = seal_command(self._store.root, file.path)
+        self._sealing = Chore(self._loop, command, self._store.lock_fd, self._seal_said, self._seal_ended)
+
+    def _seal_said(self, line: bytes) -> None:
+        fields = json.loads(line)
+        self._seal_result = Sealed(**{**fields, "files": tuple(fields["files"])})
+
+    def _seal_ended(self, exit_code: int, said: str) -> None:
+        self._sealing = None
+        assert self._sealing_file is not None
+        if exit_code == DiskFullError.exit_code or (exit_code < 0 and self._seal_deaths < MAX_SEAL_DEATHS):
+            self._seal_deaths += exit_code < 0
+            self._seal_failed(runtime.now(), said or f"the child that seals ended by signal {-exit_code}")
+            return
+        self._seal_deaths = 0
+        if exit_code != EXIT_DONE or self._seal_result is None:
+            raise _seal_error(exit_code, said, self._sealing_file.path)
+        try:
+            row = record(self._manifest, self._journal, self._sealing_file, self._seal_result)
+        except DiskFullError as error:
+            self._seal_failed(runtime.now(), str(error))
+            return
+        self._log.info("segment.sealed", rows=row.rows, failures=row.failures, bytes=row.size, first=row.first)
+
+    def _seal_failed(self, at: float, why: str) -> None:
+        """No room: nothing is lost, the journal keeps it; try again later."""
+        self._seal_retry_at = at + SEAL_RETRY_SECONDS
+        self._log.error("seal.put-off", why=why)
+        if self._loop.stop_requests:
+            raise DiskFullError(f"Not all could be sealed: {why}", "Run again; nothing is lost, the journal keeps it.")
+
+
+def _seal_error(exit_code: int, said: str, path: Path) -> CfbusError:
+    error = CfbusError(f"Sealing {path} failed (exit code {exit_code}): {said or 'no word'}")
+    error.exit_code = exit_code if exit_code > 0 else CfbusError.exit_code
+    return error
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@common_flags
+@click.option("--server", help="The broker's address, tcp://HOST:PORT.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="The store.")
+@click.option("--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for the store's lock.")
+def command(server: str | None, data_dir: Path | None, wait: float, **common: object) -> None:
+    """The writer: makes captions durable, lists the images, seals parquet. Exactly one per store."""
+    overrides = [
+        *override("writer.server", server),
+        *override("storage.data_dir", data_dir.absolute() if data_dir else None),
+    ]
+    sys.exit(start("writer", lambda begin: WriterDaemon(begin, wait=wait).serve(), overrides, common))
+
+
+def main() -> None:
+    """Entry point."""
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cfbus.bus.columns import to_plain
+from cfbus.errors import DamagedStoreError
+from cfbus.store.folder import Store
+from cfbus.store.listing import Known, read_listing, write_listing
+from cfbus.store.manifest import Manifest, ShardRow
+
+keys_and_locators = st.lists(
+    st.tuples(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), st.binary(max_size=20)), max_size=30
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store", "birds", create=True) as store:
+        yield store
+
+
+@settings(max_examples=40, deadline=None)
+@given(keys_and_locators, st.integers(0, 30), st.integers(0, 30))
+def test_what_is_listed_is_read(rows: list[tuple[str, bytes]], start: int, count: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder), "birds", create=True) as store:
+        write_listing(store, 3, [key for key, _ in rows], [locator for _, locator in rows])
+        table = read_listing(store, 3, start, start + count)
+        wanted = rows[start : start + count]
+        assert table.rows == len(wanted)
+        assert table.text("key").texts() == [key for key, _ in wanted]
+        assert [table.text("locator").raw(row) for row in range(table.rows)] == [locator for _, locator in wanted]
+
+
+def test_the_digest_is_of_the_content(store: Store) -> None:
+    first = write_listing(store, 0, ["a", "b"], [b"1", b"2"])
+    assert write_listing(store, 1, ["a", "b"], [b"1", b"2"]) == first
+    assert write_listing(store, 2, ["a", "c"], [b"1", b"2"]) != first
+    assert list(store.staging_dir.iterdir()) == []
+
+
+def test_a_listing_written_again_is_not_read_from_before(store: Store) -> None:
+    write_listing(store, 0, ["a"], [b"1"])
+    assert read_listing(store, 0, 0, 9).text("key").texts() == ["a"]
+    write_listing(store, 0, ["b", "c"], [b"1", b"2"])
+    assert read_listing(store, 0, 0, 9).text("key").texts() == ["b", "c"]
+
+
+def test_a_missing_or_altered_listing_is_damage(store: Store) -> None:
+    with pytest.raises(DamagedStoreError, match="gone"):
+        read_listing(store, 0, 0, 1)
+    write_listing(store, 0, [f"key{number}" for number in range(2000)], [b"x" * 30] * 2000)
+    whole = store.listing_path(0).read_bytes()
+    truth = to_plain(read_listing(store, 0, 0, 2000))
+    noticed = 0
+    for offset in range(0, len(whole), len(whole) // 150):
+        flipped = bytearray(whole)
+        flipped[offset] ^= 0x10
+        store.listing_path(offset + 10).write_bytes(flipped)
+        try:
+            assert to_plain(read_listing(store, offset + 10, 0, 2000)) == truth
+        except DamagedStoreError:
+            noticed += 1
+    assert noticed > 100
+    store.listing_path(9).write_bytes(whole[:-1])
+    with pytest.raises(DamagedStoreError):
+        read_listing(store, 9, 0, 1)
+
+
+def test_known_keys_are_those_of_the_label(store: Store) -> None:
+    manifest = Manifest.open(store)
+    for number, (name, keys) in enumerate(
+        [
+            ("cats-00000", ["a", "b"]),
+            ("cats-00003", ["c", ""]),
+            ("cats-7-00000", ["d"]),
+            ("dogs", ["e"]),
+            ("empty-00000", []),
+        ]
+    ):
+        digest = write_listing(store, number, keys, [b""] * len(keys))
+        manifest.add_shards([ShardRow(number, name, len(keys), digest)])
+    known = Known(store, manifest)
+    every = ("a", "b", "c", "d", "e", "", "A")
+    assert {key for key in every if known.contains("cats", key)} == {"a", "b", "c", ""}
+    assert {key for key in every if known.contains("cats-7", key)} == {"d"}
+    for label in ("dogs", "empty", "new"):
+        assert not any(known.contains(label, key) for key in every)
+    labels = ("cats", "cats-7", "dogs", "empty", "new")
+    assert [known.next_number(label) for label in labels] == [4, 1, 0, 1, 0]
+    manifest.close()
+
+
+def test_no_new_key_is_taken_for_a_known_one(store: Store) -> None:
+    manifest = Manifest.open(store)
+    keys = [f"folder/{number:07d}.jpg" for number in range(20_000)]
+    manifest.add_shards([ShardRow(0, "x-00000", 10_000, write_listing(store, 0, keys[::2], [b""] * 10_000))])
+    known = Known(store, manifest)
+    assert [known.contains("x", key) for key in keys] == [True, False] * 10_000
+    manifest.close()
+
+
+def test_keys_that_share_half_of_their_hash_are_told_apart(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cfbus.store.listing._hash", lambda key: b"\x01" * 8 + key.encode().ljust(8))
+    manifest = Manifest.open(store)
+    manifest.add_shards([ShardRow(0, "x-00000", 3, write_listing(store, 0, ["a", "b", "c"], [b""] * 3))])
+    known = Known(store, manifest)
+    assert [known.contains("x", key) for key in "abcd"] == [True, True, True, False]
+    manifest.close()

@@ -1,0 +1,73 @@
+"""cfbus.config_words: the commented file explains every key and reads back as what was written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cfbus.config import SCHEMA, SECTIONS, Config, load, write_commented
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
+_PROMPTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+_CONFIGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "storage": st.fixed_dictionaries(
+            {}, optional={"data_dir": st.sampled_from(["s", "/s", "a b: #c", "~x", "\udcff"])}
+        ),
+        "dataset": st.fixed_dictionaries(
+            {"paths": st.lists(st.sampled_from(["a", "/b/#", "-", "no", "\x85"]), max_size=3)}
+        ),
+        "captions": st.fixed_dictionaries(
+            {}, optional={"slots": st.dictionaries(st.sampled_from(["a", "no", "x1"]), _PROMPTS, min_size=1)}
+        ),
+        "worker": st.fixed_dictionaries(
+            {}, optional={"gpu_id": st.integers(0, 9), "name": st.sampled_from(["007", "é"])}
+        ),
+        "broker": st.fixed_dictionaries({}, optional={"port": st.integers(0, 7000), "key_file": st.just("/f/k")}),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_CONFIGS, st.booleans())
+def test_what_is_written_reads_back_the_same(tmp_path: Path, values: dict[str, object], same: bool) -> None:
+    folder = tmp_path / "f"
+    folder.mkdir(exist_ok=True)
+    base = folder if same else Path("/elsewhere")
+    for name, section in list(values.items()):
+        if isinstance(section, dict) and isinstance(section.get("data_dir"), str):
+            values[name] = section | {"data_dir": base / section["data_dir"]}
+    config = Config.model_validate(dict.fromkeys(SECTIONS) | values, context={"folder": base})
+    text = write_commented(config, folder)
+    path = folder / "w.yaml"
+    path.write_text(text, encoding="utf-8", newline="")
+    assert load("broker", path, (), {}).config == config
+
+
+def test_the_written_file_explains_every_key_and_is_short_of_noise(tmp_path: Path) -> None:
+    config = load("broker", None, ["storage.data_dir=s", "dataset.paths=[pics]"], {}).config
+    text = write_commented(config, tmp_path / "cwd")
+    for path in SCHEMA.known_paths():
+        assert re.search(rf"^ *#?{path[-1]}:", text, re.MULTILINE), path
+    assert "  data_dir: s\n" in text
+    assert "  paths: [pics]\n" in text
+    assert "  #data_dir: s/run\n" in text
+    assert max(map(len, text.splitlines())) <= 110
+    assert "broker:" not in write_commented(config, tmp_path, ["worker"])
+
+
+def test_a_default_follows_what_it_depends_on(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(write_commented(load("broker", None, ["storage.data_dir=/one"], {}).config, tmp_path))
+    assert load("broker", path, ["storage.data_dir=/two"], {}).config.broker.data_dir == Path("/two/run")

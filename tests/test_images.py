@@ -1,0 +1,535 @@
+"""Real pictures of every mode, hostile bytes, and real child processes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import operator
+import os
+import pickle  # noqa: TID251 - the test is that errors survive it
+import select
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, features
+
+from cfbus.errors import TryAgainError
+from cfbus.images import FORMATS, CallError, DecodePool, ImageError, Limits, Picture, Reason, bounded, decode
+
+LIMITS = Limits()
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def pixel(picture: Picture, x: int, y: int) -> tuple[int, ...]:
+    at = 3 * (y * picture.width + x)
+    return tuple(picture.pixels[at : at + 3])
+
+
+def near(seen: tuple[int, ...], wanted: tuple[int, ...], by: int = 12) -> bool:
+    return all(abs(a - b) <= by for a, b in zip(seen, wanted, strict=True))
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.merge("RGB", [Image.effect_noise((width, height), 90) for _ in range(3)])
+
+
+def reason(data: bytes, limits: Limits = LIMITS) -> Reason:
+    with pytest.raises(ImageError) as caught:
+        decode(data, limits)
+    assert caught.value.detail.endswith(".")
+    return caught.value.reason
+
+
+def png(width: int, height: int, rows: bytes = b"", depth: int = 8, colour: int = 2) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+# -- what comes out
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_each_accepted_format_is_decoded_and_described(kind: str) -> None:
+    data = saved(Image.new("RGB", (40, 30), RED), kind)
+    picture = decode(data, LIMITS)
+    assert (picture.width, picture.height, picture.original_width, picture.original_height) == (40, 30, 40, 30)
+    assert picture.format == kind
+    assert picture.file_size == len(data)
+    assert picture.sha256 == hashlib.sha256(data).digest()
+    assert len(picture.pixels) == 40 * 30 * 3
+    assert near(pixel(picture, 20, 15), RED)
+
+
+def test_a_two_eyed_jpeg_is_a_picture() -> None:
+    data = saved(Image.new("RGB", (16, 16), RED), "MPO", save_all=True, append_images=[Image.new("RGB", (16, 16))])
+    assert decode(data, LIMITS).format == "MPO"
+    assert near(pixel(decode(data, LIMITS), 3, 3), RED)
+
+
+def flat_modes() -> Iterator[tuple[str, bytes, tuple[int, int, int]]]:
+    yield "1", saved(Image.new("1", (8, 8), 1), "PNG"), WHITE
+    yield "L", saved(Image.new("L", (8, 8), 100), "PNG"), (100, 100, 100)
+    yield "LA half", saved(Image.new("LA", (8, 8), (0, 128)), "PNG"), (127, 127, 127)
+    yield "RGBA clear", saved(Image.new("RGBA", (8, 8), (9, 9, 9, 0)), "PNG"), WHITE
+    yield "RGBA solid", saved(Image.new("RGBA", (8, 8), (9, 99, 200, 255)), "PNG"), (9, 99, 200)
+    yield "RGBA webp", saved(Image.new("RGBA", (8, 8), (9, 9, 9, 0)), "WEBP"), WHITE
+    yield "CMYK jpeg", saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), RED
+    yield "CMYK tiff", saved(Image.new("CMYK", (8, 8), (255, 0, 255, 0)), "TIFF"), GREEN
+    yield "L jpeg", saved(Image.new("L", (8, 8), 77), "JPEG"), (77, 77, 77)
+    yield "YCbCr", saved(Image.new("RGB", (8, 8), BLUE).convert("YCbCr"), "TIFF"), BLUE
+    yield "L keyed", saved(Image.new("L", (8, 8), 7), "PNG", transparency=7), WHITE
+    yield "RGB keyed", saved(Image.new("RGB", (8, 8), (1, 2, 3)), "PNG", transparency=(1, 2, 3)), WHITE
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 0, 0, 255])
+    yield "P", saved(palette, "PNG"), BLUE
+    yield "P clear", saved(palette, "PNG", transparency=1), WHITE
+    yield "P alphas", saved(palette, "PNG", transparency=b"\xff\x80"), (127, 127, 255)
+    yield "P gif clear", saved(palette, "GIF", transparency=1), WHITE
+
+
+@pytest.mark.parametrize(("data", "wanted"), [pytest.param(d, w, id=name) for name, d, w in flat_modes()])
+def test_every_mode_becomes_rgb_on_white(data: bytes, wanted: tuple[int, int, int]) -> None:
+    assert near(pixel(decode(data, LIMITS), 4, 4), wanted, 3)
+
+
+def deep_greys() -> Iterator[tuple[str, bytes, int]]:
+    rows = b"".join(b"\0" + struct.pack(">HH", 0, value) for value in (32768, 65535))
+    yield "png 16", png(2, 2, rows, depth=16, colour=0), 128
+    # A dark picture stays dark: 16 bits are told by the file, not guessed from the content.
+    dim = b"".join(b"\0" + struct.pack(">HH", 0, value) for value in (200, 255))
+    yield "png 16 dark", png(2, 2, dim, depth=16, colour=0), 1
+    yield "pgm 16", b"P5 2 2 65535\n" + struct.pack(">4H", 0, 32768, 0, 65535), 128
+    yield "pgm 16 dark", b"P5 2 2 65535\n" + struct.pack(">4H", 0, 200, 0, 255), 1
+    yield "pgm 10", b"P5 2 2 1023\n" + struct.pack(">4H", 0, 512, 0, 1023), 128
+    tiff = Image.new("I;16", (2, 2))
+    tiff.putpixel((1, 0), 32768)
+    tiff.putpixel((1, 1), 65535)
+    yield "tiff 16", saved(tiff, "TIFF"), 128
+    for name, values in (("unit", (0.0, 0.5, 0.0, 1.0)), ("bytes", (0, 128, 0, 255)), ("any", (-10, 0, -10, 10))):
+        image = Image.new("F", (2, 2))
+        for n, value in enumerate(values):
+            image.putpixel((n % 2, n // 2), value)
+        yield f"tiff float {name}", saved(image, "TIFF"), 128
+
+
+@pytest.mark.parametrize(("data", "grey"), [pytest.param(d, g, id=name) for name, d, g in deep_greys()])
+def test_deep_greyscale_is_scaled_not_clipped(data: bytes, grey: int) -> None:
+    picture = decode(data, LIMITS)
+    assert near(pixel(picture, 0, 0), (0, 0, 0), 0)
+    assert near(pixel(picture, 1, 0), (grey,) * 3, 1)
+    assert near(pixel(picture, 1, 1), (255,) * 3 if grey == 128 else (1,) * 3, 1)
+
+
+def test_a_float_picture_of_one_value_is_no_division_by_zero() -> None:
+    assert len(decode(saved(Image.new("F", (2, 2), 70000.0), "TIFF"), LIMITS).pixels) == 12
+    assert reason(saved(Image.new("F", (2, 2), math.nan), "TIFF")) is Reason.DECODE_FAILED
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_corner_that_should_be_up_left_is_up_left(orientation: int, kind: str) -> None:
+    upright = Image.new("RGB", (96, 64), GREEN)
+    upright.paste(RED, (0, 0, 32, 32))
+    upright.paste(BLUE, (64, 0, 96, 32))
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose values that lay it down again
+    lying = upright if orientation == 1 else upright.transpose(Image.Transpose(undo[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = decode(saved(lying, kind, exif=exif), LIMITS)
+    assert (picture.width, picture.height) == (96, 64)
+    assert (picture.original_width, picture.original_height) == (96, 64)
+    assert near(pixel(picture, 8, 8), RED, 40)
+    assert near(pixel(picture, 88, 8), BLUE, 40)
+    assert near(pixel(picture, 8, 56), GREEN, 40)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\0" * 40])
+def test_damaged_metadata_does_not_spoil_a_picture(exif: bytes) -> None:
+    assert decode(saved(Image.new("RGB", (8, 8), RED), "JPEG", exif=exif), LIMITS).width == 8
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
+    others = [Image.new("RGB", (16, 16), BLUE), Image.new("RGB", (16, 16), GREEN)]
+    data = saved(Image.new("RGB", (16, 16), RED), kind, save_all=True, append_images=others)
+    assert near(pixel(decode(data, LIMITS), 8, 8), RED)
+
+
+# -- sizes
+
+
+@given(st.integers(1, 200_000), st.integers(1, 200_000), st.integers(1, 3_000_000))
+def test_bounded_keeps_the_budget_and_the_aspect(width: int, height: int, budget: int) -> None:
+    w, h = bounded(width, height, budget)
+    assert w >= 1
+    assert h >= 1
+    assert w * h <= budget
+    assert w <= width
+    assert h <= height
+    if width * height <= budget:
+        assert (w, h) == (width, height)
+    elif min(w, h) > 1:
+        assert abs(w - width * h / height) <= 1 + width / height
+        # no pixels are given away: one more on each side would be above the budget
+        assert (w + 1) * (h + 1) >= budget
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(900, 500), (4000, 3000), (3001, 17), (1, 5000)])
+def test_large_pictures_shrink_to_the_budget_and_small_ones_never_grow(size: tuple[int, int], kind: str) -> None:
+    limits = Limits(pixel_budget=2000)
+    image = Image.new("RGB", size, BLUE)
+    image.paste(RED, (0, 0, size[0] // 2, size[1]))
+    picture = decode(saved(image, kind), limits)
+    assert (picture.width, picture.height) == bounded(*size, 2000)
+    assert (picture.original_width, picture.original_height) == size
+    assert near(pixel(picture, picture.width - 1, picture.height - 1), BLUE)
+    if picture.width > 4:
+        assert near(pixel(picture, 0, 0), RED)
+    assert decode(saved(image, kind), Limits()).width == (size[0] if size != (4000, 3000) else 1182)
+
+
+@pytest.mark.parametrize("budget", [20_000, 150_000, 400_000])
+def test_a_shrunk_jpeg_looks_like_the_same_picture_shrunk_from_png(budget: int) -> None:
+    x = Image.linear_gradient("L").resize((2400, 1600))
+    stripes = Image.new("L", x.size)
+    for left in range(0, 2400, 24):
+        stripes.paste(200, (left, 0, left + 12, 1600))
+    image = Image.merge("RGB", [x, stripes, stripes])
+    jpeg, exact = (
+        decode(saved(image, kind, quality=95), Limits(pixel_budget=budget)).pixels for kind in ("JPEG", "PNG")
+    )
+    assert sum(abs(a - b) for a, b in zip(jpeg, exact, strict=True)) / len(exact) < 4
+
+
+# -- what is refused
+
+
+def test_refusals_have_their_reason() -> None:
+    jpeg, flat = saved(noise(200, 150), "JPEG"), saved(noise(200, 150), "PNG")
+    assert reason(b"") is Reason.EMPTY
+    assert reason(b"<!doctype html><html><body>404</body></html>") is Reason.NOT_AN_IMAGE
+    assert reason(b"\0" * 5000) is Reason.NOT_AN_IMAGE
+    assert reason(b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>') is Reason.UNSUPPORTED_FORMAT
+    assert reason(saved(Image.new("RGB", (32, 32)), "ICO")) is Reason.UNSUPPORTED_FORMAT
+    assert reason(saved(Image.new("RGB", (9, 9)), "EPS")) is Reason.UNSUPPORTED_FORMAT
+    assert reason(b"\0\0\0\x18ftypheic" + b"\0" * 50) is Reason.UNSUPPORTED_FORMAT
+    assert reason(jpeg[: len(jpeg) // 2]) is Reason.TRUNCATED
+    assert reason(flat[: len(flat) // 2]) is Reason.TRUNCATED
+    assert reason(jpeg[:10]) is Reason.TRUNCATED
+    assert reason(flat[:12]) is Reason.DECODE_FAILED
+    assert reason(jpeg, Limits(max_file_bytes=len(jpeg) - 1)) is Reason.TOO_LARGE_FILE
+    assert decode(jpeg, Limits(max_file_bytes=len(jpeg))).width == 200
+    assert reason(jpeg, Limits(formats=("PNG",))) is Reason.UNSUPPORTED_FORMAT
+
+
+@pytest.mark.parametrize("side", [10_001, 14_143, 20_000, 60_000])
+def test_a_bomb_is_refused_by_its_header(side: int) -> None:
+    assert reason(png(side, side)) is Reason.TOO_MANY_PIXELS
+
+
+def test_the_pixel_limit_is_exact_and_ours() -> None:
+    data = saved(Image.new("1", (1000, 1000)), "PNG")
+    assert reason(data, Limits(max_pixels=999_999)) is Reason.TOO_MANY_PIXELS
+    assert decode(data, Limits(max_pixels=1_000_000)).original_width == 1000
+    # Pillow's own limit would refuse this one by its header; ours lets it come to its missing rows.
+    rows = png(14_000, 14_000, b"\0" * 2000, depth=1, colour=0)
+    assert reason(rows, Limits(max_pixels=200_000_000)) is Reason.TRUNCATED
+
+
+def test_limits_below_one_are_refused() -> None:
+    with pytest.raises(ValueError):
+        Limits(pixel_budget=0)
+    with pytest.raises(ValueError):
+        Limits(seconds=0)
+
+
+SMALL = {kind: saved(noise(24, 16), kind) for kind in FORMATS}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(FORMATS), st.data())
+def test_cut_and_flipped_files_are_pictures_or_refusals(kind: str, data: st.DataObject) -> None:
+    file = bytearray(SMALL[kind])
+    for at in data.draw(st.lists(st.integers(0, len(file) - 1), max_size=4)):
+        file[at] = data.draw(st.integers(0, 255))
+    cut = bytes(file[: data.draw(st.integers(0, len(file)))])
+    try:
+        picture = decode(cut, Limits(max_pixels=1_000_000, pixel_budget=10_000))
+    except ImageError:
+        pass
+    else:
+        assert len(picture.pixels) == 3 * picture.width * picture.height <= 30_000
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_cut_file_is_never_half_a_picture(kind: str) -> None:
+    whole = saved(noise(64, 48), kind)
+    for length in range(0, len(whole) - 16, 97):
+        assert reason(whole[:length]) in {Reason.EMPTY, Reason.NOT_AN_IMAGE, Reason.TRUNCATED, Reason.DECODE_FAILED}
+
+
+def test_errors_survive_pickling() -> None:
+    error = pickle.loads(pickle.dumps(ImageError(Reason.TRUNCATED, "The file is cut off.")))
+    assert (type(error), error.reason, error.detail) == (ImageError, Reason.TRUNCATED, "The file is cut off.")
+
+
+def test_the_words_of_the_reasons_are_stable() -> None:
+    assert sorted(Reason) == [
+        "crashed", "decode-failed", "empty", "not-an-image", "out-of-memory", "time-out",
+        "too-large-file", "too-many-pixels", "truncated", "unsupported-format",
+    ]  # fmt: skip
+
+
+# -- the pool
+
+JPEG = saved(noise(120, 80), "JPEG")
+
+DEEDS = """
+    import os, signal, sys, time
+    def whoami(picture): return os.getpid()
+    def modules(picture): return sorted(sys.modules)
+    def hang(picture): time.sleep(600)
+    def die(picture): os.kill(os.getpid(), signal.SIGKILL)
+    def leave(picture): os._exit(7)
+    def hog(picture): return len(bytearray(1 << 32))
+    def fail(picture): raise ValueError("a bug in the function")
+    def spin(picture):
+        sum(range(10 ** 12))  # one C loop: no signal handler of Python's gets to run
+    def tell(path, picture):
+        with open(path, "w") as file: file.write(str(os.getpid()))
+        sum(range(10 ** 12))
+    def group(picture): return os.getpgid(0), signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+"""
+
+
+@pytest.fixture
+def deeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A module that the children can import too."""
+    (tmp_path / "deeds_of_children.py").write_text(textwrap.dedent(DEEDS))
+    monkeypatch.syspath_prepend(tmp_path)
+    import deeds_of_children  # type: ignore[import-not-found]
+
+    yield deeds_of_children
+    del sys.modules["deeds_of_children"]
+
+
+def wait_gone(pid: int, seconds: float = 10) -> None:
+    """Until the process has ended; awaited, not polled."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([fd], [], [], seconds)[0], f"process {pid} lives on"
+    finally:
+        os.close(fd)
+
+
+def why(future: Future[Any]) -> Reason:
+    error = future.exception(30)
+    assert isinstance(error, ImageError)
+    return error.reason
+
+
+def test_the_pool_decodes_and_calls(deeds: ModuleType) -> None:
+    with DecodePool(2, LIMITS) as pool:
+        assert pool.submit(JPEG).result(30) == decode(JPEG, LIMITS)
+        assert pool.submit(JPEG, operator.attrgetter("width")).result(30) == 120
+        assert why(pool.submit(b"")) is Reason.EMPTY
+        assert why(pool.submit(JPEG[:3000])) is Reason.TRUNCATED
+        assert {pool.submit(JPEG, deeds.whoami).result(30) for _ in range(20)}.isdisjoint({os.getpid()})
+
+
+def test_children_are_light_and_deaf_to_ctrl_c(deeds: ModuleType) -> None:
+    with DecodePool(1, LIMITS) as pool:
+        loaded = {name.split(".")[0] for name in pool.submit(JPEG, deeds.modules).result(30)}
+        assert "PIL" in loaded
+        assert not loaded & {"zmq", "pyarrow", "numpy", "msgpack", "pydantic", "pytest", "structlog", "yaml"}
+        group, ignored = pool.submit(JPEG, deeds.group).result(30)
+        assert group != os.getpgid(0)
+        assert ignored
+
+
+@pytest.mark.parametrize(
+    ("deed", "wanted"), [("die", Reason.CRASHED), ("leave", Reason.CRASHED), ("hog", Reason.OUT_OF_MEMORY)]
+)
+def test_a_task_that_ruins_its_child_harms_no_neighbour(deeds: ModuleType, deed: str, wanted: Reason) -> None:
+    with DecodePool(2, Limits(memory_mib=1024)) as pool:
+        tasks = [pool.submit(JPEG, getattr(deeds, deed) if n % 4 == 1 else repr) for n in range(16)]
+        for n, task in enumerate(tasks):
+            if n % 4 == 1:
+                assert why(task) is wanted
+            else:
+                assert task.result(30).startswith("Picture")
+
+
+@pytest.mark.parametrize("deed", ["hang", "spin"])
+def test_the_time_limit_ends_one_task(deeds: ModuleType, deed: str) -> None:
+    with DecodePool(2, Limits(seconds=1)) as pool:
+        stuck = pool.submit(JPEG, getattr(deeds, deed))
+        others = [pool.submit(JPEG) for _ in range(5)]
+        assert [task.result(30).width for task in others] == [120] * 5
+        assert why(stuck) is Reason.TIME_OUT
+
+
+def test_the_memory_limit_holds_for_decoding() -> None:
+    data = saved(Image.new("RGB", (6000, 6000)), "PNG")
+    with DecodePool(1, Limits(memory_mib=150)) as pool:
+        assert why(pool.submit(data)) is Reason.OUT_OF_MEMORY
+        assert pool.submit(JPEG).result(30).width == 120
+
+
+def test_a_child_killed_while_idle_costs_nothing(deeds: ModuleType) -> None:
+    with DecodePool(1, LIMITS) as pool:
+        first = pool.submit(JPEG, deeds.whoami).result(30)
+        os.kill(first, signal.SIGKILL)
+        os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+        assert pool.submit(JPEG, deeds.whoami).result(30) != first
+
+
+def test_children_killed_at_any_moment_cost_at_most_their_own_task(deeds: ModuleType) -> None:
+    large = saved(noise(900, 700), "JPEG")  # answers of nearly 2 MB: most kills hit in mid-transfer
+    with DecodePool(2, LIMITS) as pool:
+        for _ in range(12):
+            victim = pool.submit(JPEG, deeds.whoami).result(30)
+            tasks = [pool.submit(large) for _ in range(6)]
+            tasks[0].exception(30)
+            os.kill(victim, signal.SIGKILL)
+            failed = [why(task) for task in tasks if task.exception(30)]
+            assert failed in ([], [Reason.CRASHED])
+
+
+def test_a_bug_in_the_function_is_told_with_its_traceback(deeds: ModuleType) -> None:
+    with DecodePool(1, LIMITS) as pool:
+        error = pool.submit(JPEG, deeds.fail).exception(30)
+        assert isinstance(error, CallError)
+        assert "a bug in the function" in str(error)
+        assert pool.submit(JPEG).result(30).width == 120
+
+
+def test_close_is_quick_and_leaves_nothing(deeds: ModuleType) -> None:
+    pool = DecodePool(2, LIMITS)
+    pids: set[int] = set()
+    while len(pids) < 2:
+        pids |= {task.result(30) for task in [pool.submit(JPEG, deeds.whoami) for _ in range(8)]}
+    stuck = [pool.submit(JPEG, deeds.spin) for _ in range(2)]
+    waiting = [pool.submit(JPEG) for _ in range(5)]
+    while not all(task.running() for task in stuck):
+        pass
+    pool.close()
+    assert all(isinstance(task.exception(10), TryAgainError) for task in stuck)
+    assert all(task.cancelled() for task in waiting)
+    for pid in pids:
+        wait_gone(pid, 0)
+    with pytest.raises(RuntimeError):
+        pool.submit(JPEG)
+    pool.close()
+
+
+def test_close_at_once_after_start_leaves_nothing() -> None:
+    before = children(os.getpid())
+    for _ in range(5):
+        DecodePool(3, LIMITS).close()
+    assert children(os.getpid()) == before
+
+
+def test_close_does_not_wait_for_a_child_that_does_not_come_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = tmp_path / "python"
+    stuck.write_text("#!/bin/sh\nexec sleep 600\n")
+    stuck.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stuck))
+    before = children(os.getpid())
+    DecodePool(2, LIMITS).close()
+    assert children(os.getpid()) == before
+
+
+def test_a_cancelled_task_is_not_done(deeds: ModuleType) -> None:
+    with DecodePool(1, Limits(seconds=1)) as pool:
+        blocker = pool.submit(JPEG, deeds.hang)
+        task = pool.submit(JPEG)
+        assert task.cancel()
+        assert why(blocker) is Reason.TIME_OUT
+        assert pool.submit(JPEG).result(30).width == 120
+
+
+def test_a_host_that_cannot_start_children_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with DecodePool(1, LIMITS) as pool:
+        assert isinstance(pool.submit(JPEG).exception(30), TryAgainError)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with DecodePool(1, LIMITS) as pool:
+        assert isinstance(pool.submit(JPEG).exception(30), TryAgainError)
+
+
+PARENT = """
+    import sys
+    from functools import partial
+    sys.path.insert(0, {folder!r})
+    import deeds_of_children as deeds
+    from cfbus.images import DecodePool, Limits
+    pool = DecodePool(2, Limits(seconds=600))
+    data = open({picture!r}, "rb").read()
+    idle = pool.submit(data, deeds.whoami).result(30)
+    busy = pool.submit(data, partial(deeds.tell, {told!r}))
+    print(idle, flush=True)
+    busy.result(600)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_children_end_with_a_killed_parent(deeds: ModuleType, tmp_path: Path, how: signal.Signals) -> None:
+    picture, told = tmp_path / "a.jpg", tmp_path / "told"
+    picture.write_bytes(JPEG)
+    script = textwrap.dedent(PARENT).format(folder=str(tmp_path), picture=str(picture), told=str(told))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        pids = children(parent.pid)
+        assert len(pids) == 2
+        while not (told.exists() and told.read_text()):
+            assert parent.poll() is None
+        assert int(told.read_text()) in pids
+        parent.send_signal(how)
+    for pid in pids:
+        wait_gone(pid)
+
+
+def children(pid: int) -> list[int]:
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
+def test_a_pool_left_open_does_not_keep_the_interpreter() -> None:
+    script = "from cfbus.images import DecodePool\nDecodePool(2)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
+
+
+def test_this_pillow_has_the_formats_that_we_promise() -> None:
+    assert features.check("webp")
+    promised: Callable[[str], bool] = FORMATS.__contains__
+    assert all(map(promised, ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")))

@@ -1,0 +1,133 @@
+"""`cfbus-admin`: asks the broker to do something, with an admin key."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+import zmq
+
+from cfbus import __version__, config, logs, runtime
+from cfbus.bus import keys, sockets
+from cfbus.bus import messages as m
+from cfbus.daemons.flags import server_key
+from cfbus.errors import EXIT_DONE, TryAgainError, UsageError
+from cfbus.runtime import last_frame
+
+TIMEOUT_SECONDS = 15.0
+
+
+class Call:
+    """One ADMIN request and its REPLY, over a connection of its own."""
+
+    def __init__(self, settings: config.Config, verb: str) -> None:
+        pair = keys.load(settings.admin.key_file)
+        public = server_key(settings.admin.server_key, "admin")
+        self._endpoint = settings.admin.server
+        self._request = m.Admin(request=runtime.new_id(), verb=verb)
+        self._reply: m.Reply | None = None
+        self._problem = ""
+        self._loop = runtime.Loop()
+        self._context: sockets.Context = zmq.Context()
+        self._link = runtime.Link(
+            self._loop, self._context, pair, public, self._endpoint, self._connected, self._received
+        )
+
+    def _connected(self) -> None:
+        hello = m.Hello(role=m.Role.ADMIN, instance=runtime.new_id(), software="cfbus", name="cfbus-admin")
+        self._link.send(hello)
+        self._link.send(self._request)
+
+    def _received(self, message: m.Message, _payload: bytes) -> None:
+        if isinstance(message, m.Reply) and message.request == self._request.request:
+            self._reply = message
+        elif isinstance(message, m.Error):
+            self._problem = message.sentence
+
+    def answer(self) -> m.Reply:
+        """Wait for the broker. Raises ``TryAgainError`` when it does not answer, ``UsageError`` when it refuses."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+
+        def turn(at: float) -> float:
+            if self._reply or self._problem or time.monotonic() >= deadline:
+                self._loop.stop(EXIT_DONE)
+            return min(self._link.tick(at), at + 0.5)
+
+        try:
+            self._loop.run(turn)
+        finally:
+            self._link.close()
+            self._context.term()
+        if self._problem or (self._reply and self._reply.problem):
+            raise UsageError(self._problem or (self._reply.problem if self._reply else ""))
+        if self._reply is None:
+            raise TryAgainError(
+                f"No broker answered at {self._endpoint} within {TIMEOUT_SECONDS:.0f} s.",
+                "Is it running, and is admin.server its address?",
+            )
+        return self._reply
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cfbus")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="The configuration file.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set one key of the configuration.")
+@click.pass_context
+def command(context: click.Context, config_file: Path | None, overrides: tuple[str, ...]) -> None:
+    """Ask the broker: how it goes, to pause, to resume. Needs an admin key."""
+    context.obj = (config_file, overrides)
+
+
+def _ask(context: click.Context, verb: str, as_json: bool) -> None:
+    config_file, overrides = context.obj
+
+    def go() -> int:
+        logs.setup("admin", "error")
+        settings = config.load("admin", config_file, overrides, os.environ).config
+        facts = dict(Call(settings, verb).answer().facts)
+        if as_json:
+            click.echo(json.dumps(facts))
+        else:
+            width = max((len(name) for name in facts), default=0)
+            for name, value in facts.items():
+                click.echo(f"{name.replace('_', ' '):<{width}}  {logs.display(value)}")
+        return EXIT_DONE
+
+    sys.exit(last_frame(go))
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.pass_context
+def status(context: click.Context, as_json: bool) -> None:
+    """How far the run is, and what keeps it."""
+    _ask(context, "status", as_json)
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.pass_context
+def pause(context: click.Context, as_json: bool) -> None:
+    """Grant nothing new; what is leased goes on."""
+    _ask(context, "pause", as_json)
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.pass_context
+def resume(context: click.Context, as_json: bool) -> None:
+    """Grant again."""
+    _ask(context, "resume", as_json)
+
+
+def main() -> None:
+    """Entry point."""
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""`cfbus run`: one command captions folders of images. Starts the daemons as children, follows, drains, seals.
+
+What is decided about captions is decided by the daemons; this only starts them, shows how far they are and ends them in
+the right order.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from cfbus import config, logs
+from cfbus.bus.messages import Role
+from cfbus.core.snapshot import Status
+from cfbus.errors import EXIT_DEAD_LETTERS, EXIT_DONE, EXIT_INTERRUPTED, DiskFullError, UsageError
+from cfbus.runtime import last_frame
+from cfbus.tools import keyring, local
+from cfbus.tools.family import Family
+from cfbus.tools.following import Follower
+from cfbus.tools.progress import Progress
+
+LOCK_WAIT_SECONDS = 60.0
+STATUS_SECONDS = 0.5
+STOP_SECONDS = 60.0
+MIN_FREE_BYTES = 64 << 20
+
+
+@dataclass(eq=False)
+class _Interrupts:
+    """Ctrl-C and SIGTERM, counted: once drains, twice hands everything back at once."""
+
+    count: int = 0
+    before: dict[int, object] = field(default_factory=dict)
+
+    def __enter__(self) -> _Interrupts:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self._asked)
+        return self
+
+    def _asked(self, _signal: int, _frame: object) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+class Run:
+    """One run on one machine."""
+
+    def __init__(self, settings: config.Config, workers: int, console: Console, lock_fd: int) -> None:
+        self._settings = settings
+        self._console = console
+        self._out = settings.storage.data_dir
+        self._gpus = [f"gpu-{number}" for number in range(workers)]
+        roles = {"writer": Role.WRITER, "admin": Role.ADMIN} | dict.fromkeys(self._gpus, Role.WORKER)
+        self._ring = keyring.prepare(self._out / "keys", self._out / "run" / "registry.sqlite", roles)
+        self._config_path = local.remember(settings, self._out)
+        log_folder = self._out / "run" / "logs"
+        log_folder.mkdir(parents=True, exist_ok=True)
+        self._family = Family(lock_fd, log_folder)
+        self._last: Status | None = None
+
+    def go(self) -> int:
+        """Start, follow until everything is captioned and sealed, stop. Returns the exit code."""
+        progress = Progress(self._console, self._settings.dataset.name)
+        try:
+            with _Interrupts() as interrupts:
+                follower = self._start()
+                try:
+                    with progress:
+                        finished = self._follow(follower, progress, interrupts)
+                finally:
+                    follower.close()
+                self._stop(interrupts, finished=finished)
+        finally:
+            self._family.close()
+        if not finished:
+            self._console.print("Stopped. What was captioned is kept; the same command goes on from here.")
+            return EXIT_INTERRUPTED
+        return EXIT_DEAD_LETTERS if self._last and self._last.dead_letters else EXIT_DONE
+
+    def _start(self) -> Follower:
+        base = ["--config", str(self._config_path)]
+        broker = self._family.start(
+            "broker", "cfbus.daemons.broker", [*base, "--host", "127.0.0.1", "--port", "0", "--stats-port", "0"]
+        )
+        facts = self._family.await_ready(broker)
+        # Should the broker have to be started again, the others will look for it where it was.
+        broker.arguments = [
+            *base, "--host", "127.0.0.1", "--port", str(facts["port"]), "--stats-port", str(facts["stats_port"]),
+        ]  # fmt: skip
+        server, line = f"tcp://127.0.0.1:{facts['port']}", str(facts["server_key"])
+        writer = self._family.start(
+            "writer", "cfbus.daemons.writer", [*base, "--server", server, "--set", f"writer.server_key={line}"]
+        )
+        for number, name in enumerate(self._gpus):
+            self._family.start(
+                name,
+                "cfbus.daemons.gpu",
+                [
+                    *base, "--server", server, "--gpu-id", str(number),
+                    "--set", f"worker.server_key={line}", "--set", f"worker.key_file={self._ring.path(name)}",
+                    "--set", f"worker.decoders={self._decoders()}",
+                ],
+            )  # fmt: skip
+        self._family.await_ready(writer)
+        return Follower(self._ring.path("admin"), line, f"tcp://127.0.0.1:{facts['stats_port']}")
+
+    def _decoders(self) -> int:
+        """The cores are shared by all workers here."""
+        return max(1, self._settings.worker.decoders // len(self._gpus))
+
+    def _follow(self, follower: Follower, progress: Progress, interrupts: _Interrupts) -> bool:
+        while not interrupts.count:
+            for news in self._family.look_after():
+                progress.say(news)
+            status = follower.next(STATUS_SECONDS)
+            if status is None:
+                continue
+            self._last = status
+            progress.show(status)
+            if status.problem:
+                raise UsageError(status.problem, f"The logs are in {self._out / 'run' / 'logs'}.")
+            if status.finished and status.sealed:
+                return True
+        return False
+
+    def _stop(self, interrupts: _Interrupts, *, finished: bool) -> None:
+        """Workers first, so that what they hold is written; then the writer, which seals; then the broker."""
+        if not finished:
+            self._console.print("Draining … (again: stop at once)")
+        for names in (self._gpus, ["writer"], ["broker"]):
+            asked = interrupts.count
+            self._family.terminate(names)
+            deadline = time.monotonic() + STOP_SECONDS
+            while not self._family.await_end(names, 0.2) and time.monotonic() < deadline:
+                if interrupts.count > asked:
+                    asked = interrupts.count
+                    self._family.terminate(names)
+            self._family.forget(names)
+
+
+def caption(wanted: local.Wanted, workers: int | None, console: Console, environ: Mapping[str, str]) -> int:
+    """Do what `cfbus run` does; the exit code says how it went."""
+    settings = local.configure(wanted, environ)
+    before = local.standing(settings)
+    if before is not None and before.complete:
+        console.print(f"Nothing to do: all {before.items:,} images of {settings.dataset.name} are captioned.")
+        return summary(settings, console, before.dead_letters)
+    lock = local.lock_run(wanted.out, LOCK_WAIT_SECONDS, console.print)
+    try:
+        free = shutil.disk_usage(wanted.out).free
+        if free < MIN_FREE_BYTES:
+            raise DiskFullError(
+                f"There are only {free >> 20} MiB left on the disk of {wanted.out}.",
+                "Make room (64 MiB at least) and run the same command again.",
+            )
+        code = Run(settings, workers or default_workers(), console, lock).go()
+    finally:
+        os.close(lock)
+    after = local.standing(settings)
+    if code != EXIT_INTERRUPTED:
+        summary(settings, console, after.dead_letters if after else 0)
+    return code
+
+
+def default_workers() -> int:
+    """One worker for every two cores, at most 4: the engines here run on the CPU."""
+    return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+
+
+def summary(settings: config.Config, console: Console, dead_letters: int) -> int:
+    """Where the captions are, and what could not be captioned."""
+    out = settings.storage.data_dir
+    console.print(f"Captions: {out / 'captions'}/*.parquet")
+    if not dead_letters:
+        return EXIT_DONE
+    console.print(f"{dead_letters:,} images could not be captioned; why: {out / 'failures'}/*.parquet")
+    return EXIT_DEAD_LETTERS
+
+
+def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
+    """``--slot name="TEXT"`` and ``--prompt "TEXT"`` as slots."""
+    parsed: dict[str, str] = {"caption": prompt} if prompt is not None else {}
+    for slot in slots:
+        name, equals, text = slot.partition("=")
+        if not equals or not name.strip() or not text.strip():
+            raise UsageError(
+                f"--slot {logs.display(slot, 60)} is not NAME=TEXT.", 'For example: --slot tags="List tags."'
+            )
+        parsed[name.strip()] = text.strip()
+    return parsed
+
+
+@click.command()
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Where captions go; made if needed.")
+@click.option(
+    "--slot", "slots", multiple=True, metavar="NAME=TEXT", help="A caption's name and its prompt; repeatable."
+)
+@click.option("--prompt", metavar="TEXT", help="One prompt, for the slot called caption.")
+@click.option("--engine", type=click.Choice(["palette", "scripted"]), help="What writes captions.")
+@click.option("--workers", type=click.IntRange(1, 64), help="How many workers to start here.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="A configuration file to start from.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set one key of the configuration.")
+def command(
+    folders: tuple[Path, ...],
+    out: Path,
+    slots: tuple[str, ...],
+    prompt: str | None,
+    engine: str | None,
+    workers: int | None,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Caption all images in FOLDERS (and the folders in them) into OUT.
+
+    Run it again at any time: it goes on where it was, and captions what is new.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+
+    def go() -> int:
+        wanted = local.Wanted(folders, out, parse_slots(slots, prompt), engine, config_file, overrides)
+        return caption(wanted, workers, console, os.environ)
+
+    sys.exit(last_frame(go))
