@@ -20,12 +20,12 @@ from dataclasses import dataclass
 import zmq
 
 from cfbus import logs
-from cfbus.bus import sockets
+from cfbus.bus import keys, sockets
 from cfbus.bus.keys import KeyPair
 from cfbus.bus.messages import Message
 from cfbus.bus.sockets import Connection, ConnectionWatch
 from cfbus.bus.wire import WireError, decode, encode
-from cfbus.errors import EXIT_INTERRUPTED, CfbusError, KeyRefusedError
+from cfbus.errors import EXIT_INTERRUPTED, CfbusError, ConfigError, KeyRefusedError
 
 MAX_WAIT_SECONDS = 60.0
 DRAIN_MESSAGES = 256
@@ -271,3 +271,14 @@ def last_frame(command: Callable[[], int]) -> int:
 def _shown(text: str) -> str:
     """A message of ours for a person: its own line breaks stay, everything hostile does not."""
     return "\n".join(logs.display(line, 2000) for line in text.split("\n"))
+
+
+def server_key(line: str, section: str) -> bytes:
+    """The broker's public key out of the configuration."""
+    if not line:
+        raise ConfigError(
+            f"{section}.server_key is missing: without it a stranger could pose as the broker.",
+            "Copy the line that cfbus-broker logs when it starts (cfbus-key1 …) into the configuration.",
+        )
+    public, _ = keys.parse_public_line(line)
+    return public

@@ -11,8 +11,6 @@ from typing import Any
 import click
 
 from cfbus import __version__, config, logs
-from cfbus.bus import keys
-from cfbus.errors import ConfigError
 from cfbus.runtime import Family, last_frame
 
 COMMON = (
@@ -57,14 +55,3 @@ def start(component: str, serve: Callable[[Start], int], overrides: list[str], c
 def override(name: str, value: object) -> list[str]:
     """A flag as an override, if it was given."""
     return [] if value is None else [f"{name}={value}"]
-
-
-def server_key(line: str, section: str) -> bytes:
-    """The broker's public key out of the configuration."""
-    if not line:
-        raise ConfigError(
-            f"{section}.server_key is missing: without it a stranger could pose as the broker.",
-            "Copy the line that cfbus-broker logs when it starts (cfbus-key1 …) into the configuration.",
-        )
-    public, _ = keys.parse_public_line(line)
-    return public

@@ -19,14 +19,14 @@ from cfbus.bus import messages as m
 from cfbus.core.effects import Abandon, Effect, Note, Send, Spool, Stop, Unspool, UseSpec
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 from cfbus.core.worker import Worker, WorkerRules
-from cfbus.daemons.flags import Start, common_flags, override, server_key, start
-from cfbus.daemons.reading import open_source
+from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.engines.base import Engine
 from cfbus.engines.describing import PaletteEngine
 from cfbus.engines.scripted import ScriptedEngine
 from cfbus.errors import EXIT_DONE, CfbusError, ConfigError
 from cfbus.images import DecodePool, Limits
 from cfbus.sources.base import Item
+from cfbus.sources.opening import open_source
 from cfbus.store.spool import Spool as SpoolFolder
 
 DRAIN_SECONDS = 20.0
@@ -44,7 +44,7 @@ class GpuDaemon:
         self._captions = settings.captions
         pair = keys.load(worker.key_file)
         logs.register_secret(pair.secret.decode())
-        public = server_key(worker.server_key, "worker")
+        public = runtime.server_key(worker.server_key, "worker")
         self._spool = SpoolFolder(worker.spool_dir / f"gpu-{worker.gpu_id}", worker.spool_mib << 20)
         self._source = open_source(settings.dataset)
         self._loop = runtime.Loop()

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from cfbus import logs
 from cfbus.config import Dataset
-from cfbus.daemons.reading import open_source
 from cfbus.errors import EXIT_DONE
 from cfbus.runtime import last_frame
+from cfbus.sources.opening import open_source
 from cfbus.store.folder import Store
 from cfbus.store.listing import Known, write_listing
 from cfbus.store.manifest import Manifest

@@ -21,7 +21,7 @@ from cfbus.bus.wire import decode_table, encode_table
 from cfbus.core.effects import Effect, Note, ProbeRoom, ReadListing, Send, StartTask, Stop
 from cfbus.core.writer import Writer, WriterRules
 from cfbus.daemons.chores import Chore
-from cfbus.daemons.flags import Start, common_flags, override, server_key, start
+from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.errors import EXIT_DONE, CfbusError, DiskFullError, UnsafeError
 from cfbus.store.durable import probe_room
 from cfbus.store.folder import Store
@@ -76,7 +76,7 @@ class WriterDaemon:
         self._take_up()
         self._loop = runtime.Loop()
         self._context: sockets.Context = zmq.Context()
-        public = server_key(settings.writer.server_key, "writer")
+        public = runtime.server_key(settings.writer.server_key, "writer")
         self._link = runtime.Link(
             self._loop, self._context, pair, public, settings.writer.server, self._connected, self._received
         )

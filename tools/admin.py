@@ -14,7 +14,6 @@ import zmq
 from cfbus import __version__, config, logs, runtime
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
-from cfbus.daemons.flags import server_key
 from cfbus.errors import EXIT_DONE, TryAgainError, UsageError
 from cfbus.runtime import last_frame
 
@@ -26,7 +25,7 @@ class Call:
 
     def __init__(self, settings: config.Config, verb: str) -> None:
         pair = keys.load(settings.admin.key_file)
-        public = server_key(settings.admin.server_key, "admin")
+        public = runtime.server_key(settings.admin.server_key, "admin")
         self._endpoint = settings.admin.server
         self._request = m.Admin(request=runtime.new_id(), verb=verb)
         self._reply: m.Reply | None = None

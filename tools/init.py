@@ -11,9 +11,9 @@ import click
 
 from cfbus import config
 from cfbus.bus.messages import Role
-from cfbus.daemons.reading import open_source
 from cfbus.errors import EXIT_DONE, UsageError
 from cfbus.runtime import last_frame
+from cfbus.sources.opening import open_source
 from cfbus.tools import keyring
 from cfbus.tools.local import KEY_FILES
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cfbus import config
-from cfbus.daemons.reading import open_source
 from cfbus.errors import StoreInUseError, StoreMismatchError, UsageError
 from cfbus.sources.base import NothingKnown
+from cfbus.sources.opening import open_source
 from cfbus.store.durable import disk_errors, make_dir
 from cfbus.store.folder import Store
 from cfbus.store.journal import read_frames

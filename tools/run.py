@@ -152,6 +152,7 @@ class Run:
 
 def caption(wanted: local.Wanted, workers: int | None, console: Console, environ: Mapping[str, str]) -> int:
     """Do what `cfbus run` does; the exit code says how it went."""
+    began = time.monotonic()
     settings = local.configure(wanted, environ)
     before = local.standing(settings)
     if before is not None and before.complete:
@@ -168,9 +169,12 @@ def caption(wanted: local.Wanted, workers: int | None, console: Console, environ
         code = Run(settings, workers or default_workers(), console, lock).go()
     finally:
         os.close(lock)
-    after = local.standing(settings)
     if code != EXIT_INTERRUPTED:
-        summary(settings, console, after.dead_letters if after else 0)
+        after = local.standing(settings)
+        assert after is not None
+        done = after.captions - (before.captions if before else 0)
+        console.print(f"{done:,} captions written for {after.items:,} images in {time.monotonic() - began:.1f} s.")
+        summary(settings, console, after.dead_letters)
     return code
 
 

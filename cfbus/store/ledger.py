@@ -8,6 +8,8 @@ SQLite in WAL mode with ``synchronous=NORMAL``: a power cut may lose the last ch
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,8 +17,8 @@ from typing import Any
 
 from cfbus.core.effects import DropLeases, Effect, LeaseRow, SaveLease, SavePosition
 from cfbus.core.state import Remembered
-from cfbus.errors import StoreMismatchError
-from cfbus.store.durable import sqlite_errors
+from cfbus.errors import StoreInUseError, StoreMismatchError
+from cfbus.store.durable import disk_errors, sqlite_errors
 
 VERSION = 1
 _SCHEMA = """
@@ -35,6 +37,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = _lock(path.with_suffix(".lock"))
         with sqlite_errors(path):
             self._database = sqlite3.connect(path, isolation_level=None, timeout=5.0)
             self._database.execute("PRAGMA journal_mode=WAL")
@@ -88,8 +91,22 @@ class Ledger:
         self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, and let another broker have it."""
         self._database.close()
+        os.close(self._lock)
+
+
+def _lock(path: Path) -> int:
+    with disk_errors(path):
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise StoreInUseError(
+            f"Another broker works with {path.parent}.", "Stop it first, or give this one its own broker.data_dir."
+        ) from None
+    return lock
 
 
 def _lease(row: tuple[Any, ...]) -> LeaseRow:

@@ -212,6 +212,13 @@ def test_what_a_client_is_told_in_each_state(door: Door, state: KeyState, outcom
     assert door.auth.counts()[EXPECTED[state][1]] >= 1
 
 
+def test_a_broker_in_trouble_means_later_with_a_new_socket(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_REFUSED", b"500")
+    _, watch = door.knock(generate())
+    assert until(watch, *OUTCOMES, Connection.LATER) is Connection.LATER
+    assert watch.dead
+
+
 def test_a_swap_decides_the_next_handshake(door: Door) -> None:
     pair = generate()
     _, first = door.knock(pair)
