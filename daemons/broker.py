@@ -22,7 +22,7 @@ from cfbus.bus.wire import WireError, decode, encode
 from cfbus.core.broker import Broker
 from cfbus.core.effects import Effect, Note, Peer, Send, Stop
 from cfbus.core.state import Rules
-from cfbus.core.watching import status
+from cfbus.core.watching import status, workers
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.errors import EXIT_DONE, UnsafeError
 from cfbus.store.durable import make_dir
@@ -31,6 +31,8 @@ from cfbus.store.registry import Registry
 
 DRAIN_MESSAGES = 512
 STATS_SECONDS = 1.0
+WORKERS_SECONDS = 5.0
+MANY_PAGES = 8
 WATCHDOG_SECONDS = 5.0
 KEYS_SECONDS = 60.0
 DOMAINS = {
@@ -90,12 +92,12 @@ class BrokerDaemon:
         self._core = Broker(rules, runtime.new_id, self._ledger.remembered(), runtime.now())
         self._dropped: Counter[str] = Counter()
         self._watchers = 0
-        self._stats_at = self._watchdog_at = self._keys_at = 0.0
+        self._stats_at = self._workers_at = self._watchdog_at = self._keys_at = 0.0
         self._last_status = ""
         self._open(settings.broker.host, settings.broker.port, settings.broker.stats_port)
 
     def _open(self, host: str, port: int, stats_port: int) -> None:
-        auth.peer_limit()
+        self._peer_limit = auth.peer_limit()
         self._loop = runtime.Loop()
         self._context: sockets.Context = zmq.Context()
         self._door = auth.Authenticator()
@@ -174,6 +176,9 @@ class BrokerDaemon:
             message, payload = decode(inbound.frames)
         except WireError as error:
             return self._core.refuse(peer, error.code, str(error))
+        if isinstance(message, m.Hello) and len(self._core.peers) >= self._peer_limit:
+            sentence = f"This broker has {self._peer_limit} peers, as many as it may hold open."
+            return [Send(peer.connection, m.Error(code="full", sentence=sentence, retry_after=60.0))]
         return self._core.handle(peer, message, payload, at, wall)
 
     def _carry_out(self, effects: list[Effect]) -> None:
@@ -221,6 +226,11 @@ class BrokerDaemon:
         self._stats_at = at + STATS_SECONDS
         body = status(self._core, at).model_dump_json().encode()
         sockets.send(self._stats, None, [b"status", body])
+        if at >= self._workers_at:
+            pages = workers(self._core, at)
+            self._workers_at = at + (WORKERS_SECONDS if len(pages) > MANY_PAGES else STATS_SECONDS)
+            for page in pages:
+                sockets.send(self._stats, None, [b"workers", page.model_dump_json().encode()])
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -21,6 +21,16 @@ class WorkerView(BaseModel):
     waiting: bool
 
 
+class WorkersPage(BaseModel):
+    """Some of the workers, the ``first`` of them being number ``first`` of ``total``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    first: int
+    total: int
+    workers: tuple[WorkerView, ...]
+
+
 class Status(BaseModel):
     """The state of the run. ``why`` says what, if anything, keeps items from being leased."""
 
@@ -45,7 +55,7 @@ class Status(BaseModel):
     writer: str
     why: str
     problem: str
-    workers: tuple[WorkerView, ...]
+    workers: int
     leases_granted: int
     leases_ended: int
     backups_granted: int

@@ -60,8 +60,8 @@ def shard_pages(first: int, names: Sequence[str], lengths: Sequence[int]) -> lis
     told = []
     shards = zip(names[first:], lengths[first:], strict=True)
     for page in pages(shards, lambda shard: SHARD_ROW_BYTES + len(shard[0].encode()), PAGE_BYTES):
-        columns = {"name": [name for name, _ in page], "length": [length for _, length in page]}
-        told.append(StatePage("shards", first, encode_table(build("shards", len(page), columns))))
+        table = build("shards", len(page), {"name": [name for name, _ in page], "length": [size for _, size in page]})
+        told.append(StatePage("shards", first, encode_table(table)))
         first += len(page)
     return told
 

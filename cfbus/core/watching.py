@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cfbus.core.snapshot import Status, WorkerView
+from cfbus.core.snapshot import Status, WorkersPage, WorkerView
 
 if TYPE_CHECKING:
     from cfbus.core.broker import Broker
     from cfbus.core.state import PeerState
+
+WORKERS_PER_PAGE = 64
+"""A worker takes at most some 400 bytes: a page stays below 32 KiB."""
 
 
 def status(broker: Broker, now: float) -> Status:
@@ -34,7 +37,7 @@ def status(broker: Broker, now: float) -> Status:
         writer=("catching-up" if not writer.caught_up else writer.state) if writer else "away",
         why=broker.granting.why(),
         problem=broker.catchup.problem,
-        workers=tuple(_worker(broker, state, now) for state in broker.workers()),
+        workers=len(broker.workers()),
         leases_granted=broker.counts.granted,
         leases_ended=broker.counts.ended,
         backups_granted=broker.counts.backups,
@@ -42,6 +45,14 @@ def status(broker: Broker, now: float) -> Status:
         messages_refused=sum(broker.counts.refused_messages.values()),
         duplicates=broker.counts.duplicates,
     )
+
+
+def workers(broker: Broker, now: float) -> list[WorkersPage]:
+    """All workers, in pages that fit a message of the stats socket."""
+    views = [_worker(broker, state, now) for state in broker.workers()]
+    starts = range(0, max(len(views), 1), WORKERS_PER_PAGE)
+    parts = [(first, tuple(views[first : first + WORKERS_PER_PAGE])) for first in starts]
+    return [WorkersPage(first=first, total=len(views), workers=part) for first, part in parts]
 
 
 def _rate(broker: Broker, now: float) -> float:

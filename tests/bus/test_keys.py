@@ -200,6 +200,16 @@ def test_a_typo_in_a_public_line_is_seen(raw: bytes, data: st.DataObject) -> Non
         keys.parse_public_line(line[:at] + typo + line[at + 1 :])
 
 
+def test_of_several_spellings_of_a_key_only_one_is_taken() -> None:
+    # The last character of 32 bytes in base64 holds two bits that decode to nothing.
+    line = keys.public_line(z85.encode(bytes(32)), "n")
+    head, dot, tail = line.partition(".")
+    assert head.endswith("A")
+    for other in "BCD":
+        with pytest.raises(UsageError, match="damaged in copying"):
+            keys.parse_public_line(head[:-1] + other + dot + tail)
+
+
 @pytest.mark.parametrize("cut", [15, 30, 55, 62])
 def test_a_line_cut_off(cut: int) -> None:
     line = keys.public_line(keys.generate().public, "n")

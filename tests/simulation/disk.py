@@ -1,0 +1,84 @@
+"""The simulated disks: what survives a crash, and what must be true of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cfbus.bus import messages as m
+from cfbus.bus.wire import decode_table
+from cfbus.core import effects as e
+from cfbus.core.frame import JournalFrame
+
+Place = tuple[int, int, int]
+"""Pass, shard, index."""
+PADDING = "."
+
+
+def caption_of(slot: str, shard: int, index: int) -> str:
+    """The one right caption."""
+    return f"{slot} of {shard}/{index}"
+
+
+@dataclass
+class Disk:
+    """The writer's."""
+
+    shards: list[tuple[str, int]] = field(default_factory=list)
+    passes: list[tuple[str, ...]] = field(default_factory=list)
+    frames: list[JournalFrame] = field(default_factory=list)
+    items: set[Place] = field(default_factory=set)
+    dead: set[Place] = field(default_factory=set)
+
+    def open_pass(self, slots: tuple[str, ...]) -> None:
+        """A pass becomes durable; no slot may be filled twice."""
+        assert not {slot for own in self.passes for slot in own} & set(slots), f"{slots} have a pass already"
+        self.passes.append(slots)
+
+    def write(self, frame: JournalFrame) -> None:
+        """A frame becomes durable; every item of it that counts must be new, and right."""
+        assert frame.position == len(self.frames) + 1, "positions have gaps"
+        self.frames.append(frame)
+        table = decode_table(frame.table, frame.frame)
+        indices = [index for start, end in frame.ranges for index in range(start, end)]
+        assert table.rows == len(indices), "a frame has other rows than items"
+        texts = table.text("caption").texts() if frame.table == "captions" else []
+        slots = self.passes[frame.pass_number - 1]
+        for at, index in enumerate(indices):
+            if frame.mask is not None and not frame.mask[at // 8] >> at % 8 & 1:
+                continue
+            place = (frame.pass_number, frame.shard, index)
+            assert place not in self.items, f"{place} is stored twice"
+            assert index < self.shards[frame.shard][1], f"{place} is no item"
+            self.items.add(place)
+            if frame.table == "failures":
+                self.dead.add(place)
+                continue
+            got = [text.rstrip(PADDING) for text in texts[at * len(slots) : (at + 1) * len(slots)]]
+            assert table.slot_names == slots, f"{place} has other slots"
+            assert got == [caption_of(slot, frame.shard, index) for slot in slots], f"{place} has another's caption"
+
+
+@dataclass
+class Ledger:
+    """The broker's."""
+
+    leases: dict[str, e.LeaseRow] = field(default_factory=dict)
+    store: tuple[str, int] = ("", 0)
+    granted: int = 0
+
+    def apply(self, effect: e.Effect) -> bool:
+        """Carry out what has to be durable before anything is sent."""
+        if isinstance(effect, e.SaveLease):
+            self.granted += effect.row.lease not in self.leases
+            self.leases[effect.row.lease] = effect.row
+        elif isinstance(effect, e.DropLeases):
+            for lease in effect.leases:
+                self.leases.pop(lease, None)
+        elif isinstance(effect, e.SavePosition):
+            self.store = (effect.store_id, effect.position)
+        else:
+            return False
+        return True
+
+
+Spool = dict[tuple[str, int], tuple[m.Result, bytes]]

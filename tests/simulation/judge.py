@@ -1,0 +1,204 @@
+"""What must be true at every step of a simulated run, judged from outside: from what was sent, heard and stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cfbus.bus import messages as m
+from cfbus.core import effects as e
+from cfbus.core.frame import JournalFrame
+from cfbus.core.worker import Worker
+
+from simulation.disk import Place
+from simulation.network import Node
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+CHECK_EVERY = 24
+SILENCE_SLACK = 3.5
+"""So long a stalled writer may go unnoticed."""
+CALM_SLACK = 25.0
+IN_FLIGHT_BYTES = 16 * 64 * 1024 + (1 << 18)
+
+
+@dataclass
+class Given:
+    """A lease, as its GRANT said."""
+
+    grant: m.Grant
+    contributor: str
+    instance: str
+    captioned: int
+    moved: float  # when the broker last heard of progress, with a standing clock while the writer stalls
+
+
+class Judge:
+    """Watches a world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._given: dict[str, Given] = {}
+        self._sent: dict[tuple[str, int], list[Place]] = {}
+        self._forged: set[tuple[str, int]] = set()
+        self._steps = 0
+        self._stalled = 0.0
+        self._stall_began: float | None = None
+        self.caught_up = False
+        self.acked: set[Place] = set()
+
+    # ------------------------------------------------------------------ clocks
+
+    @property
+    def flowing(self) -> float:
+        """The time, without that in which the writer stalled."""
+        now = self._world.now
+        return now - self._stalled - (now - self._stall_began if self._stall_began is not None else 0.0)
+
+    def writer_stalls(self, stalled: bool) -> None:
+        """The writer stops or goes on."""
+        if stalled and self._stall_began is None:
+            self._stall_began = self._world.now
+        elif not stalled and self._stall_began is not None:
+            self._stalled += self._world.now - self._stall_began
+            self._stall_began = None
+
+    def broker_started(self) -> None:
+        """A new broker knows nothing; remembered leases have a full time to live."""
+        self.caught_up = False
+
+    # ------------------------------------------------------------------ leases
+
+    def granted(self, node: Node, grant: m.Grant) -> None:
+        """A GRANT is sent."""
+        world = self._world
+        row = world.ledger.leases.get(grant.lease)
+        assert row is not None, f"{grant.lease} is granted and not in the ledger"
+        assert row.current, f"{grant.lease} is granted and over"
+        assert (row.start, row.end) == (grant.start, grant.end)
+        assert self.caught_up, "a lease is granted before the first catch-up"
+        assert isinstance(node.core, Worker) or node.core is None
+        self._given[grant.lease] = Given(grant, row.contributor, row.instance, 0, self.flowing)
+        world.check()
+
+    def expired(self, job: str) -> None:
+        """The broker ended a lease because its time was over."""
+        world = self._world
+        lease = next(lease for lease, row in world.ledger.leases.items() if row.job == job)
+        given = self._given[lease]
+        idle = self.flowing - given.moved
+        world.seen["lease expired"] += 1
+        assert idle >= world.plan.lease_seconds - SILENCE_SLACK, f"{job} expired after {idle:.1f} s without progress"
+
+    def moved(self, lease: str, captioned: int) -> None:
+        """The broker heard a RENEW."""
+        given = self._given.get(lease)
+        if given is not None and captioned > given.captioned:
+            given.captioned, given.moved = captioned, self.flowing
+
+    def check_calm(self) -> None:
+        """When nothing is in the way any more, a lease without progress does not last."""
+        world = self._world
+        if world.broker is None or world.now < world.calm_since + CALM_SLACK + world.plan.lease_seconds:
+            return
+        for lease in world.broker.leases.current():
+            given = self._given.get(lease.row.lease)
+            if given is not None and not lease.preparing:
+                idle = self.flowing - max(given.moved, world.calm_since, world.broker_since)
+                assert idle <= world.plan.lease_seconds + CALM_SLACK, f"{lease.row.job} stands still and does not end"
+
+    # ------------------------------------------------------------------ messages
+
+    def may_change(self, node: Node, message: m.Message) -> bool:
+        """What this peer says of this lease may change anything: it holds it."""
+        broker = self._world.broker
+        assert broker is not None
+        if not isinstance(message, m.Failed | m.Release):
+            return True
+        lease = broker.leases.get(message.lease)
+        holder = self._given.get(message.lease)
+        if lease is None or holder is None:
+            return True
+        return lease.current and holder.contributor == node.contributor and node.connection == lease.connection
+
+    def fingerprint(self) -> object:
+        """All that the broker knows of leases and items."""
+        broker = self._world.broker
+        assert broker is not None
+        leases = tuple((lease.row.lease, lease.undone.pairs()) for lease in broker.leases.current())
+        return leases, tuple((walk.held_items, walk.done_items) for walk in broker.passes.values()), len(broker.claims)
+
+    def sent(self, message: m.Message, *, forged: bool = False) -> None:
+        """A worker sends."""
+        if not isinstance(message, m.Result):
+            return
+        if forged:
+            self._forged.add((message.instance, message.number))
+        given = self._given.get(message.lease)
+        if given is not None:
+            number, shard = given.grant.pass_number, given.grant.shard
+            indices = [index for start, end in message.ranges for index in range(start, end)]
+            self._sent[message.instance, message.number] = [(number, shard, index) for index in indices]
+
+    def frame(self, frame: JournalFrame) -> None:
+        """The writer stores a frame."""
+        given = self._given.get(frame.lease)
+        assert given is not None, "a result of a lease that never was is stored"
+        assert given.contributor == frame.contributor, "a result of another's lease is stored"
+        assert (given.grant.pass_number, given.grant.shard) == (frame.pass_number, frame.shard)
+        assert given.grant.start <= frame.ranges[0][0] and frame.ranges[-1][1] <= given.grant.end
+        broker = self._world.broker
+        lease = broker.leases.get(frame.lease) if broker is not None else None
+        if lease is not None and not lease.current and frame.table == "captions":
+            self._world.seen["late result of an ended lease"] += 1
+
+    def acked_by(self, acked: m.Acked) -> None:
+        """What a worker is told must be true."""
+        world = self._world
+        world.seen[f"ack: {acked.status}"] += 1
+        key = (acked.instance, acked.number)
+        if acked.status == "refused":
+            assert key in self._forged or key not in self._sent or world.plan.hostile, f"refused: {acked.reason}"
+            return
+        assert not (acked.status == "stored" and key in self._forged), f"a forged result was stored: {key}"
+        for place in self._sent.get(key, ()):
+            assert place in world.disk.items, f"{place} was acked and is not on the disk"
+            self.acked.add(place)
+
+    # ------------------------------------------------------------------ steps and the end
+
+    def step(self) -> None:
+        """After every event."""
+        self._steps += 1
+        if self._steps % CHECK_EVERY == 0:
+            self._world.check()
+            self.check_calm()
+
+    def window(self, core: Worker) -> None:
+        """Unacked bytes stay within the window, but for what was in flight when it closed."""
+        if core.unacked_bytes >= m.MAX_FRAME_BYTES:
+            self._world.seen["window closed"] += not core.next_items(0) and core.unacked_bytes >= core.window
+
+    def end(self) -> None:
+        """Everything is done, and nothing else."""
+        world = self._world
+        missing = [place for place in world.places() if place not in world.disk.items]
+        assert not missing, f"never done: {missing[:5]} of {len(missing)}"
+        assert len(world.disk.items) == sum(1 for _ in world.places())
+        assert {slot for slots in world.disk.passes for slot in slots} == set(world.slots)
+        assert self.acked <= world.disk.items
+        for node in world.workers:
+            assert not isinstance(node.core, Worker) or node.core.unacked == 0, f"{node.name} has unacked results"
+        if not any(node.liar for node in world.workers) and not world.plan.flaky:
+            assert {place[1:] for place in world.disk.dead} <= world.plan.bad, "a good item was given up"
+        stored = {place[1:] for place in world.disk.items if place not in world.disk.dead}
+        assert not stored & world.plan.bad
+
+    def event(self, note: e.Note) -> None:
+        """Something was noted."""
+        facts = dict(note.facts)
+        if note.event == "lease.granted" and facts["backup"]:
+            self._world.seen["backup granted"] += 1
+        if note.event == "lease.expired":
+            self.expired(str(facts["job"]))

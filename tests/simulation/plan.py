@@ -1,0 +1,85 @@
+"""What a seed makes happen on the simulated bus. Data only; all chance comes from the seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+FAT_BYTES = 50_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rates are per second, over all links or processes; probabilities are per message or item."""
+
+    shards: tuple[int, ...]
+    slots: tuple[str, ...]
+    workers: int
+    contributors: int
+    chunk: int
+    lease_seconds: float
+    stormy: bool
+    loss: float
+    double: float
+    jitter: float
+    breaks: float
+    cuts: float
+    crashes: float
+    stalls: float
+    drains: float
+    disk_full: float
+    bad: frozenset[tuple[int, int]]
+    flaky: float
+    liar: bool
+    zombie: bool
+    hostile: bool
+    slow_writer: float
+    ledger_lost: float
+    calm_after: float
+    new_slot_at: float | None
+    speeds: tuple[float, ...]
+    fat: bool
+    page_bytes: int
+
+    @classmethod
+    def of(cls, rng: random.Random) -> Plan:
+        """The plan of a seed."""
+        fat = rng.random() < 0.12
+        shards = tuple(rng.randint(1, 30 if fat else 60) for _ in range(rng.randint(1, 5)))
+        workers = rng.randint(1, 5)
+        stormy = rng.random() < 0.85
+        places = [(shard, index) for shard, length in enumerate(shards) for index in range(length)]
+
+        def storm(*rates: float) -> float:
+            return rng.choice(rates) if stormy else 0.0
+
+        return cls(
+            shards=shards,
+            slots=("a",) if rng.random() < 0.6 else ("a", "b"),
+            workers=workers,
+            contributors=rng.randint(1, workers),
+            chunk=rng.choice([1, 3, 8, 20, 100]),
+            lease_seconds=rng.choice([4.0, 10.0, 40.0]),
+            stormy=stormy,
+            loss=storm(0.0, 0.01, 0.05),
+            double=storm(0.0, 0.02, 0.1),
+            jitter=rng.choice([0.0, 0.01, 0.5]),
+            breaks=storm(0.0, 0.05, 0.3),
+            cuts=storm(0.0, 0.0, 0.1),
+            crashes=storm(0.0, 0.02, 0.15),
+            stalls=storm(0.0, 0.0, 0.02),
+            drains=storm(0.0, 0.0, 0.1),
+            disk_full=storm(0.0, 0.02),
+            bad=frozenset(rng.sample(places, min(len(places), rng.choice([0, 0, 1, 3])))),
+            flaky=rng.choice([0.0, 0.0, 0.05]),
+            liar=rng.random() < 0.15,
+            zombie=rng.random() < 0.2,
+            hostile=rng.random() < 0.25,
+            slow_writer=storm(0.0, 0.0, 0.5, 5.0),
+            ledger_lost=rng.choice([0.0, 0.3, 1.0]),
+            calm_after=rng.uniform(5.0, 120.0),
+            new_slot_at=rng.uniform(1.0, 60.0) if rng.random() < 0.2 else None,
+            speeds=tuple(rng.choice([0.02, 0.1, 0.5, 2.0]) for _ in range(workers)),
+            fat=fat,
+            page_bytes=rng.choice([100, 1 << 18]),
+        )
