@@ -33,7 +33,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from cfbus.config_file import Problem, Tree, absolute, discover, read_file
-from cfbus.config_overlay import overlay_environment, overlay_sets
+from cfbus.config_overlay import Flag, overlay_environment, overlay_sets
 from cfbus.config_words import ModelSchema, Section, commented
 from cfbus.errors import ConfigError
 from cfbus.logs import display
@@ -55,6 +55,28 @@ def _several(given: object) -> object:
     if isinstance(given, list):
         return tuple(given)
     return (given,) if isinstance(given, str | Path) else given
+
+
+def folder_problem(path: Path) -> str:
+    """What keeps ``path`` from being a folder or becoming one, as the end of a sentence; empty if nothing does."""
+    try:
+        str(path).encode()
+        there = next((each for each in (path, *path.parents) if each.exists() or each.is_symlink()), path)
+        if there.is_dir() or not (there.exists() or there.is_symlink()):
+            return ""
+        what = "a file" if there.exists() else "a link to nothing"
+    except UnicodeEncodeError:
+        return "its name is not UTF-8, which the tables need"
+    except OSError as error:
+        return (error.strerror or "it cannot be used").lower()
+    return f"{'it' if there == path else display(str(there), 200)} is {what}"
+
+
+def _folder(path: Path) -> Path:
+    problem = folder_problem(path)
+    if problem:
+        raise ValueError(f"a place for a folder: {problem}")
+    return path
 
 
 def _one_line(text: str) -> str:
@@ -80,6 +102,7 @@ Whole = Annotated[int, Strict()]
 Number = Annotated[float, Strict()]
 Flag = Annotated[bool, Strict()]
 AnyPath = Annotated[Path, BeforeValidator(_path)]
+Folder = Annotated[Path, BeforeValidator(_path), AfterValidator(_folder)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 SlotName = Annotated[str, AfterValidator(_slot_name)]
@@ -134,7 +157,7 @@ class Dataset(Section):
 
 
 class Storage(Section):
-    data_dir: AnyPath = Field(
+    data_dir: Folder = Field(
         default=Path("cfbus-store"),
         description="The store: the folder for listing, journal, tables and manifest of this one dataset.",
     )
@@ -157,7 +180,7 @@ class Broker(Section):
     stats_port: Whole = Field(
         default=7711, ge=0, le=65535, description="The port of the statistics; 0 takes any that is free."
     )
-    data_dir: AnyPath = Field(
+    data_dir: Folder = Field(
         default=Path("cfbus-store/run"),
         description="The folder for registry (keys) and ledger; by default 'run' in storage.data_dir.",
     )
@@ -207,7 +230,7 @@ class Worker(Peer):
         description="What this worker is called on screens; by default the name of the machine.",
     )
     gpu_id: Whole = Field(default=0, ge=0, le=1023, description="The GPU of this worker; one process for each GPU.")
-    spool_dir: AnyPath = Field(
+    spool_dir: Folder = Field(
         default=Path("spool"), description="The folder for results that are not yet acknowledged."
     )
     spool_mib: Whole = Field(default=512, ge=1, le=1 << 20, description="The most that the spool may hold (MiB).")
@@ -317,13 +340,13 @@ class Loaded:
 def load(
     component: str,
     explicit: Path | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str | Flag] = (),
     environ: Mapping[str, str] = os.environ,
 ) -> Loaded:
     """Reads and checks the configuration of ``component`` (``broker``, ``gpu``, …: names its file).
 
     ``explicit`` is the file of ``--config``; without it the usual places are searched, and having no file
-    is fine. ``overrides`` are the ``section.key=value`` of ``--set``.
+    is fine. ``overrides`` are the ``section.key=value`` of ``--set``, and flags that stand for one key.
     Relative paths start at the file's folder, in the environment and in ``--set`` at the working folder.
 
     Raises ConfigError: one line for each thing that is wrong, all at once.

@@ -3,18 +3,29 @@
 It must not know what the configuration means (see ``config_file.Schema``) nor touch ``os.environ``.
 
 Invariants: what is laid over replaces what was there, its origin too; nothing that looks like ours and is
-not (one underscore too few, the same key twice) is passed over in silence.
+not (one underscore too few, the same key twice) is passed over in silence; what is wrong is told by the name
+under which the person gave it, be it a variable, a ``--set`` or a flag of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cfbus.config_file import KeyPath, Origin, Problem, Schema, Tree, read_fragment
 from cfbus.logs import display
 
 ENV_PREFIX = "CFBUS_"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flag that stands for one key: ``--port 7710`` for ``broker.port``. ``said`` is what the person typed."""
+
+    said: str
+    path: KeyPath
+    text: str
 
 
 def overlay_environment(tree: Tree, environ: Mapping[str, str], schema: Schema, cwd: Path) -> None:
@@ -36,9 +47,12 @@ def overlay_environment(tree: Tree, environ: Mapping[str, str], schema: Schema, 
             _lay(tree, path, environ[name], Origin(display(name), cwd), schema)
 
 
-def overlay_sets(tree: Tree, overrides: Sequence[str], schema: Schema, cwd: Path) -> None:
-    """Lays the ``a.b=c`` of ``--set`` over the tree; of several for one key the last wins."""
+def overlay_sets(tree: Tree, overrides: Sequence[str | Flag], schema: Schema, cwd: Path) -> None:
+    """Lays flags and the ``a.b=c`` of ``--set`` over the tree; of several for one key the last wins."""
     for override in overrides:
+        if isinstance(override, Flag):
+            _lay(tree, override.path, override.text, Origin(display(override.said, 80), cwd), schema)
+            continue
         name, equals, text = override.partition("=")
         origin = Origin(f"--set {display(name.strip(), 80)}", cwd)
         path = tuple(name.strip().split("."))

@@ -25,6 +25,7 @@ from cfbus.config_file import KeyPath, Value, dotted, dump_value
 from cfbus.logs import display, is_secret_name
 
 _WIDTH = 100
+_LONG = 500
 
 
 class Section(BaseModel):
@@ -200,6 +201,8 @@ def _given(path: KeyPath, value: object) -> str:
         return f"a section of {len(value)} keys" if value else "an empty section"
     if isinstance(value, list | tuple):
         return "a list"
+    if isinstance(value, str) and len(value) > _LONG:
+        return f"a text of {len(value):,} characters"
     if isinstance(value, str | Path):
         return f'"{display(str(value), 60)}"'
     return "nothing" if value is None else display(str(value), 60)

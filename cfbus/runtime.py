@@ -31,7 +31,7 @@ MAX_WAIT_SECONDS = 60.0
 DRAIN_MESSAGES = 256
 REBUILD_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 WATCH_SECONDS = 2.0
-WRONG_SERVERS = 5
+WRONG_SERVERS = 4
 """So many failed handshakes in a row, with none that ever went well, and the key or address is taken to be wrong."""
 
 

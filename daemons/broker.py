@@ -250,10 +250,10 @@ def command(
 ) -> None:
     """The broker: grants leases of images to workers, knows the keys, follows what is done."""
     overrides = [
-        *override("broker.host", host),
-        *override("broker.port", port),
-        *override("broker.stats_port", stats_port),
-        *override("broker.data_dir", data_dir.absolute() if data_dir else None),
+        *override("--host", "broker.host", host),
+        *override("--port", "broker.port", port),
+        *override("--stats-port", "broker.stats_port", stats_port),
+        *override("--data-dir", "broker.data_dir", data_dir.absolute() if data_dir else None),
     ]
 
     def serve(begin: Start) -> int:

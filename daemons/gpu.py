@@ -20,17 +20,19 @@ from cfbus.core.effects import Abandon, Effect, Note, Send, Spool, Stop, Unspool
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 from cfbus.core.worker import Worker, WorkerRules
 from cfbus.daemons.flags import Start, common_flags, override, start
+from cfbus.decoding import DecodePool
 from cfbus.engines.base import Engine
 from cfbus.engines.describing import PaletteEngine
 from cfbus.engines.scripted import ScriptedEngine
 from cfbus.errors import EXIT_DONE, CfbusError, ConfigError
-from cfbus.images import DecodePool, Limits
+from cfbus.images import Limits
 from cfbus.sources.base import Item
 from cfbus.sources.opening import open_source
 from cfbus.store.spool import Spool as SpoolFolder
 
 DRAIN_SECONDS = 20.0
-"""After being asked to stop: so long for what is in flight and unacked; then it goes to the spool."""
+"""After being asked to stop: so long for what is in flight and unacked; then it goes to the spool. Without a broker
+there is no ack to wait for."""
 
 
 class GpuDaemon:
@@ -113,7 +115,7 @@ class GpuDaemon:
             self._drain(at)
         self._feed()
         look = self._link.tick(at)
-        if self._drain_until is not None and (self._core.drained or at >= self._drain_until):
+        if self._drain_until is not None and (self._may_leave() or at >= self._drain_until):
             self._leave()
         times = [look, max(self._core.next_deadline(), at + 0.005)]
         return min([*times, *([self._drain_until] if self._drain_until is not None else [])])
@@ -141,6 +143,9 @@ class GpuDaemon:
         self._carry_out(self._core.drain(at, at_once=self._drains > 1))
         seconds = DRAIN_SECONDS if self._drains == 1 else 0.0
         self._drain_until = at + seconds
+
+    def _may_leave(self) -> bool:
+        return self._core.drained or (not self._link.connected and not self._core.in_flight)
 
     def _leave(self) -> None:
         self._carry_out(self._core.leave())
@@ -196,10 +201,10 @@ class GpuDaemon:
 def command(server: str | None, name: str | None, gpu_id: int | None, spool_dir: Path | None, **common: object) -> None:
     """A worker: leases images, captions them, and pushes the captions to the broker."""
     overrides = [
-        *override("worker.server", server),
-        *override("worker.name", name),
-        *override("worker.gpu_id", gpu_id),
-        *override("worker.spool_dir", spool_dir.absolute() if spool_dir else None),
+        *override("--server", "worker.server", server),
+        *override("--name", "worker.name", name),
+        *override("--gpu-id", "worker.gpu_id", gpu_id),
+        *override("--spool-dir", "worker.spool_dir", spool_dir.absolute() if spool_dir else None),
     ]
     sys.exit(start("gpu", lambda begin: GpuDaemon(begin).serve(), overrides, common))
 

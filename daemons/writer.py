@@ -86,7 +86,8 @@ class WriterDaemon:
         self._seal_tasks: list[_SealTask] = []
         self._seal_retry_at = 0.0
         self._seal_deaths = 0
-        self._journal_since: float | None = None
+        self._journal_since = runtime.now() if self._journal.size() else None
+        self._left = False
         self._scanning: Chore | None = None
         self._scan_task = ""
         self._listed: list[ShardRow] = []
@@ -129,20 +130,24 @@ class WriterDaemon:
 
     def _turn(self, at: float) -> float:
         self._flush(at)
+        if self._loop.stop_requests:
+            return self._stop(at)
         if at >= self._core.next_deadline():
             self._carry_out(self._core.tick(at))
         look = self._link.tick(at)
         self._seal(at)
-        if self._loop.stop_requests:
-            return self._stop(at)
         times = [look, max(self._core.next_deadline(), at + 0.01), self._seal_at()]
         return min(times)
 
     def _stop(self, at: float) -> float:
-        """Seal what is durable, then end; asked twice, end now: the journal keeps it."""
+        """Take nothing more, seal what is durable, then end; asked twice, end now: the journal keeps it."""
+        if not self._left:
+            self._left = True
+            self._link.send(m.Bye())
         if self._scanning is not None:
             self._scanning.end()
             self._scanning = None
+        self._seal(at)
         if self._loop.stop_requests > 1 or not (self._journal.size() or self._journal.closed()):
             self._log.info("writer.stops", position=self._core.position)
             self._loop.stop(EXIT_DONE)
@@ -152,6 +157,8 @@ class WriterDaemon:
         self._carry_out(self._core.connected(runtime.now()))
 
     def _received(self, message: m.Message, payload: bytes) -> None:
+        if self._left:
+            return  # Whoever sent it keeps it. Taking it would make one small segment after another, without end.
         at = runtime.now()
         self._carry_out(self._core.handle(message, payload, at))
         if self._core.staged_bytes >= FLUSH_BYTES:
@@ -241,7 +248,7 @@ class WriterDaemon:
         assert self._store.lock_fd is not None
         self._scan_task = task
         command = [sys.executable, "-m", "cfbus.daemons.lister", str(self._store.root)]
-        dataset = self._settings.dataset.model_dump_json().encode()
+        dataset = json.dumps(self._settings.dataset.model_dump(), default=str).encode()  # paths may be no UTF-8
         self._scanning = Chore(
             self._loop, command, self._store.lock_fd, self._shard_listed, self._scan_ended, stdin=dataset
         )
@@ -264,7 +271,7 @@ class WriterDaemon:
     def _seal_at(self) -> float:
         if self._journal_since is None:
             return float("inf")
-        return self._journal_since + self._settings.storage.seal_seconds
+        return max(self._journal_since + self._settings.storage.seal_seconds, self._seal_retry_at)
 
     def _seal(self, at: float) -> None:
         """Roll the journal when it is time, and seal closed files one after another."""
@@ -336,8 +343,8 @@ def _seal_error(exit_code: int, said: str, path: Path) -> CfbusError:
 def command(server: str | None, data_dir: Path | None, wait: float, **common: object) -> None:
     """The writer: makes captions durable, lists the images, seals parquet. Exactly one per store."""
     overrides = [
-        *override("writer.server", server),
-        *override("storage.data_dir", data_dir.absolute() if data_dir else None),
+        *override("--server", "writer.server", server),
+        *override("--data-dir", "storage.data_dir", data_dir.absolute() if data_dir else None),
     ]
     sys.exit(start("writer", lambda begin: WriterDaemon(begin, wait=wait).serve(), overrides, common))
 

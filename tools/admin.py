@@ -1,4 +1,8 @@
-"""`cfbus-admin`: asks the broker to do something, with an admin key."""
+"""`cfbus-admin`: asks the broker to do something, with an admin key.
+
+One connection, one question, one answer; what is asked is decided by the broker. What the broker says is shown with
+whatever is hostile in it made visible.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,24 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TypeAlias
 
 import click
 import zmq
+from pydantic import ValidationError
 
 from cfbus import __version__, config, logs, runtime
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
+from cfbus.core.snapshot import Status
 from cfbus.errors import EXIT_DONE, TryAgainError, UsageError
 from cfbus.runtime import last_frame
+from cfbus.tools import progress
+from cfbus.tools.main import Verbs, begin
 
 TIMEOUT_SECONDS = 15.0
+
+Facts: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class Call:
@@ -71,61 +82,90 @@ class Call:
         return self._reply
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def as_status(facts: Facts) -> Status | None:
+    """The facts of `status` with their types; None from a broker of another version."""
+    try:
+        return Status.model_validate(dict(facts))
+    except ValidationError:
+        return None
+
+
+def as_json(facts: Facts) -> str:
+    """One line for scripts: numbers as numbers, truth values as such."""
+    known = as_status(facts)
+    if known is not None:
+        return known.model_dump_json()
+    return json.dumps({name: {"yes": True, "no": False}.get(value, value) for name, value in facts})
+
+
+def as_text(facts: Facts) -> str:
+    """Some lines for a person."""
+    known = as_status(facts)
+    rows = [(name.replace("_", " "), value) for name, value in facts]
+    if known is not None:
+        rows = [
+            ("dataset", known.dataset),
+            ("progress", progress.line(known) or "nothing listed yet"),
+            ("captions", f"{known.captions:,}"),
+            ("dead letters", f"{known.dead_letters:,}"),
+            ("workers", f"{known.workers:,}"),
+            ("writer", known.writer),
+            *([("problem", known.problem)] if known.problem else []),
+        ]
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:<{width}}  {logs.display(value, 300)}" for name, value in rows)
+
+
+@click.group(cls=Verbs, subcommand_metavar="VERB [ARGS]...", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cfbus")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="The configuration file.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set one key of the configuration.")
 @click.pass_context
 def command(context: click.Context, config_file: Path | None, overrides: tuple[str, ...]) -> None:
     """Ask the broker: how it goes, to pause, to resume. Needs an admin key."""
+    logs.setup("admin", "error")
     context.obj = (config_file, overrides)
 
 
-def _ask(context: click.Context, verb: str, as_json: bool) -> None:
+def _ask(context: click.Context, verb: str, in_json: bool) -> None:
     config_file, overrides = context.obj
 
     def go() -> int:
-        logs.setup("admin", "error")
         settings = config.load("admin", config_file, overrides, os.environ).config
-        facts = dict(Call(settings, verb).answer().facts)
-        if as_json:
-            click.echo(json.dumps(facts))
-        else:
-            width = max((len(name) for name in facts), default=0)
-            for name, value in facts.items():
-                click.echo(f"{name.replace('_', ' '):<{width}}  {logs.display(value)}")
+        facts = Call(settings, verb).answer().facts
+        click.echo(as_json(facts) if in_json else as_text(facts))
         return EXIT_DONE
 
     sys.exit(last_frame(go))
 
 
 @command.command()
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "in_json", is_flag=True, help="One line of JSON, for scripts.")
 @click.pass_context
-def status(context: click.Context, as_json: bool) -> None:
+def status(context: click.Context, in_json: bool) -> None:
     """How far the run is, and what keeps it."""
-    _ask(context, "status", as_json)
+    _ask(context, "status", in_json)
 
 
 @command.command()
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "in_json", is_flag=True, help="One line of JSON, for scripts.")
 @click.pass_context
-def pause(context: click.Context, as_json: bool) -> None:
+def pause(context: click.Context, in_json: bool) -> None:
     """Grant nothing new; what is leased goes on."""
-    _ask(context, "pause", as_json)
+    _ask(context, "pause", in_json)
 
 
 @command.command()
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "in_json", is_flag=True, help="One line of JSON, for scripts.")
 @click.pass_context
-def resume(context: click.Context, as_json: bool) -> None:
+def resume(context: click.Context, in_json: bool) -> None:
     """Grant again."""
-    _ask(context, "resume", as_json)
+    _ask(context, "resume", in_json)
 
 
 def main() -> None:
     """Entry point."""
-    command()
+    begin(command)
 
 
 if __name__ == "__main__":

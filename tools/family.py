@@ -25,7 +25,7 @@ MAX_RESTARTS = 10
 RESTART_WINDOW_SECONDS = 120.0
 FINAL_CODES = frozenset({2, 74, 77, 78})
 """Starting again does not help against these."""
-_LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\dT|^\{")
+_LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\dT|^\{|^    \|")
 
 
 @dataclass(eq=False)
@@ -39,10 +39,11 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     ready: int | None = None
     started: list[float] = field(default_factory=list)
+    log_start: int = 0  # what is before this in its log was said by an earlier process
 
     def last_words(self) -> str:
         """What it said to a person at its end: the lines after its log."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        lines = self.log.read_bytes()[self.log_start :].decode(errors="replace").splitlines()
         words: list[str] = []
         for line in reversed(lines):
             if _LOG_LINE.match(line):
@@ -75,6 +76,7 @@ class Family:
             "--ready-fd", str(ready_write), "--parent-fd", str(self._alive_read),
         ]  # fmt: skip
         with child.log.open("ab") as log:
+            child.log_start = log.tell()
             child.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -1,4 +1,7 @@
-"""`cfbus init`: everything for a bus of one's own, in one folder: a commented configuration and keys."""
+"""`cfbus init`: everything for a bus of one's own, in one folder: a commented configuration and keys.
+
+The configuration is written last and whole: where it lies, the keys that it names lie too. What is there is kept.
+"""
 
 from __future__ import annotations
 
@@ -11,38 +14,59 @@ import click
 
 from cfbus import config
 from cfbus.bus.messages import Role
+from cfbus.config_overlay import Flag
 from cfbus.errors import EXIT_DONE, UsageError
 from cfbus.runtime import last_frame
+from cfbus.sources.base import NothingKnown
 from cfbus.sources.opening import open_source
+from cfbus.store.durable import disk_errors, new_file, publish
 from cfbus.tools import keyring
 from cfbus.tools.local import KEY_FILES
 
+ROLES = {"writer": Role.WRITER, "gpu-0": Role.WORKER, "admin": Role.ADMIN}
+NO_FILE = Path(os.devnull)
+"""A new bus begins with the defaults, whatever configuration lies about where it is made."""
+
 
 def initialise(folder: Path, images: tuple[Path, ...], overrides: tuple[str, ...]) -> Path:
-    """Write FOLDER/cfbus.yaml and the keys; returns the configuration's path."""
+    """Write FOLDER/cfbus.yaml and the keys; returns the configuration's path. What is there is never changed.
+
+    Raises ``UsageError`` and its kind before anything is written, if something is wrong with what was asked.
+    """
     folder = folder.absolute()
+    problem = config.folder_problem(folder)
+    if problem:
+        raise UsageError(f"{folder} cannot be the folder for the bus: {problem}.", "Name an empty or new folder.")
     path = folder / "cfbus.yaml"
-    if path.exists():
-        raise UsageError(f"{path} is there already.", "Edit it, or choose another folder.")
-    wanted = [
-        f"storage.data_dir={folder / 'captions'}",
-        f"broker.data_dir={folder / 'broker'}",
-        f"worker.spool_dir={folder / 'spool'}",
-        *(f"{who}.key_file={folder / 'keys' / name}.key_secret" for who, name in KEY_FILES.items()),
-        *([f"dataset.paths={json.dumps([str(image.absolute()) for image in images])}"] if images else []),
-        *overrides,
-    ]
-    settings = config.load("init", None, wanted, os.environ).config
+    with disk_errors(path):
+        if path.exists():
+            raise UsageError(f"{path} is there already.", "Edit it, or choose another folder.")
+    wanted = [*_flags(folder, images), *overrides]
+    settings = config.load("init", NO_FILE, wanted, os.environ).config
     if images:
-        open_source(settings.dataset)
-    roles = {"writer": Role.WRITER, "gpu-0": Role.WORKER, "admin": Role.ADMIN}
-    folder.mkdir(parents=True, exist_ok=True)
-    ring = keyring.prepare(folder / "keys", folder / "broker" / "registry.sqlite", roles)
+        next(open_source(settings.dataset).shards(NothingKnown()), None)
+    ring = keyring.prepare(folder / "keys", folder / "broker" / "registry.sqlite", ROLES)
     line = ring.server_line()
-    known = [f"{who}.server_key={line}" for who in ("writer", "worker", "admin")]
-    settings = config.load("init", None, [*wanted, *known], os.environ).config
-    path.write_text(config.write_commented(settings, folder), encoding="utf-8")
+    known = [Flag("the broker's key", (who, "server_key"), line) for who in ("writer", "worker", "admin")]
+    settings = config.load("init", NO_FILE, [*wanted, *known], os.environ).config
+    with new_file(folder / "cfbus.yaml.new") as file:
+        file.write(config.write_commented(settings, folder).encode())
+    publish(folder / "cfbus.yaml.new", path)
     return path
+
+
+def _flags(folder: Path, images: tuple[Path, ...]) -> list[Flag]:
+    places = {
+        ("storage", "data_dir"): folder / "captions",
+        ("broker", "data_dir"): folder / "broker",
+        ("worker", "spool_dir"): folder / "spool",
+        **{(who, "key_file"): folder / "keys" / f"{name}.key_secret" for who, name in KEY_FILES.items()},
+    }
+    flags = [Flag("FOLDER", path, str(place)) for path, place in places.items()]
+    if images:
+        named = json.dumps([str(image.absolute()) for image in images])
+        flags.append(Flag("--images", ("dataset", "paths"), named))
+    return flags
 
 
 @click.command()
@@ -55,6 +79,8 @@ def command(folder: Path, images: tuple[Path, ...], overrides: tuple[str, ...]) 
     def go() -> int:
         path = initialise(folder, images, overrides)
         click.echo(f"Wrote {path} and the keys in {path.parent / 'keys'}.")
+        if not images:
+            click.echo("Name your folders of images in it: dataset.paths.")
         click.echo("Start the bus, each in a terminal of its own:")
         for daemon in ("cfbus-broker", "cfbus-writer", "cfbus-gpu --gpu-id 0"):
             click.echo(f"  {daemon} --config {path}")

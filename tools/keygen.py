@@ -1,4 +1,4 @@
-"""`cfbus keygen`: makes a keypair on this host; the secret half never leaves it."""
+"""`cfbus keygen`: makes a keypair on this host; the secret half never leaves it, and is never printed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cfbus.bus import keys
-from cfbus.errors import EXIT_DONE
+from cfbus.errors import EXIT_DONE, UsageError
 from cfbus.runtime import last_frame
 
 
@@ -21,6 +21,8 @@ def command(path: Path, name: str | None) -> None:
     def go() -> int:
         file = path if path.suffix == ".key_secret" else path.with_name(path.name + ".key_secret")
         label = name or file.stem
+        if not file.parent.is_dir():
+            raise UsageError(f"There is no folder {file.parent}.", f"Make it first: mkdir -p {file.parent}")
         pair = keys.generate()
         keys.save(pair, file, label)
         click.echo(f"Secret key (keep it here): {file}")

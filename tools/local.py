@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cfbus import config
+from cfbus.config_overlay import Flag
 from cfbus.errors import StoreInUseError, StoreMismatchError, UsageError
 from cfbus.sources.base import NothingKnown
 from cfbus.sources.opening import open_source
-from cfbus.store.durable import disk_errors, make_dir
-from cfbus.store.folder import Store
-from cfbus.store.journal import read_frames
+from cfbus.store.durable import disk_errors, make_dir, new_file, publish
+from cfbus.store.folder import IDENTITY, MAY_BE_THERE, Store
 from cfbus.store.listing import Known
 from cfbus.store.manifest import Manifest
 
@@ -45,24 +45,37 @@ def configure(wanted: Wanted, environ: Mapping[str, str]) -> config.Config:
     """The configuration of this run: what the output folder remembers, then the environment, then the flags."""
     out = wanted.out.absolute()
     remembered = out / CONFIG_NAME
-    base = wanted.config_file or (remembered if remembered.exists() else None)
-    overrides = [
-        f"storage.data_dir={out}",
-        f"broker.data_dir={out / 'run'}",
-        f"worker.spool_dir={out / 'run' / 'spool'}",
-        *(f"{who}.key_file={out / 'keys' / name}.key_secret" for who, name in KEY_FILES.items()),
-    ]
-    if wanted.engine:
-        overrides.append(f"captions.engine={wanted.engine}")
-    if wanted.folders:
-        overrides.append(f"dataset.paths={json.dumps([str(folder.absolute()) for folder in wanted.folders])}")
-    overrides += [f"captions.slots.{name}={text}" for name, text in wanted.slots.items()]
-    settings = config.load("run", base, [*overrides, *wanted.overrides], environ).config
+    problem = config.folder_problem(out)
+    if problem:
+        raise UsageError(f"{out} cannot be the folder for the output: {problem}.", "Name an empty or new folder.")
+    with disk_errors(out):
+        is_remembered = remembered.is_file()
+    base = wanted.config_file or (remembered if is_remembered else None)
+    settings = config.load("run", base, [*_flags(wanted, out), *wanted.overrides], environ).config
+    if settings.storage.data_dir != out:
+        raise UsageError("cfbus run keeps its store in --out.", f"Give --out {settings.storage.data_dir} instead.")
     if settings.dataset.source == "folder" and not settings.dataset.paths:
         raise UsageError("Name at least one folder of images.", "For example: cfbus run PHOTOS --out captions")
-    if base == remembered:
-        _check_same_folders(config.load("run", base, (), {}).config, settings, wanted.out)
+    if is_remembered:
+        _check_same_folders(config.load("run", remembered, (), {}).config, settings, wanted.out)
     return settings
+
+
+def _flags(wanted: Wanted, out: Path) -> list[Flag]:
+    """The command line as settings, each under the name that the person typed."""
+    places = {
+        ("storage", "data_dir"): out,
+        ("broker", "data_dir"): out / "run",
+        ("worker", "spool_dir"): out / "run" / "spool",
+        **{(who, "key_file"): out / "keys" / f"{name}.key_secret" for who, name in KEY_FILES.items()},
+    }
+    flags = [Flag("--out", path, str(place)) for path, place in places.items()]
+    if wanted.engine:
+        flags.append(Flag("--engine", ("captions", "engine"), wanted.engine))
+    if wanted.folders:
+        folders = json.dumps([str(folder.absolute()) for folder in wanted.folders])
+        flags.append(Flag("FOLDERS", ("dataset", "paths"), folders))
+    return flags + [Flag(f"--slot {name}", ("captions", "slots", name), text) for name, text in wanted.slots.items()]
 
 
 def _check_same_folders(before: config.Config, wanted: config.Config, out: Path) -> None:
@@ -78,17 +91,21 @@ def _check_same_folders(before: config.Config, wanted: config.Config, out: Path)
 def remember(settings: config.Config, out: Path) -> Path:
     """Write the configuration beside the store, for the daemons and the next run."""
     path = out.absolute() / CONFIG_NAME
-    text = config.write_commented(settings, out.absolute())
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        fresh = path.with_suffix(".new")
-        with disk_errors(path):
-            fresh.write_text(text, encoding="utf-8")
-            fresh.replace(path)
+    text = config.write_commented(settings, out.absolute()).encode()
+    if not path.exists() or path.read_bytes() != text:
+        fresh = out.absolute() / "run" / f"{CONFIG_NAME}.new"  # not beside it: there it would not look like a store
+        make_dir(fresh.parent)
+        with new_file(fresh) as file:
+            file.write(text)
+        publish(fresh, path)
     return path
 
 
-def lock_run(out: Path, wait: float, notify: Callable[[str], None]) -> int:
-    """Hold the output folder for this run and its children. Waits for what an earlier run left behind to end."""
+def lock_run(out: Path, wait: float, notify: Callable[[str], None]) -> tuple[int, bool]:
+    """Hold the output folder for this run and its children. Waits for another run, or what one left behind, to end.
+
+    Returns the descriptor that holds the lock, and whether it had to wait (things may have changed meanwhile).
+    """
     make_dir(out.absolute())
     make_dir(out.absolute() / "run")
     path = out.absolute() / "run" / "run.lock"
@@ -111,7 +128,7 @@ def lock_run(out: Path, wait: float, notify: Callable[[str], None]) -> int:
                 notify(f"Waiting for the processes of another run in {out} to end …")
             time.sleep(LOCK_POLL_SECONDS)
         else:
-            return lock
+            return lock, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +146,7 @@ def standing(settings: config.Config) -> Standing | None:
     folder that is missing or holds no picture is said at once."""
     source = open_source(settings.dataset)
     root = settings.storage.data_dir
-    if not (root / "store.json").exists():
+    if _is_fresh(root):
         next(source.shards(NothingKnown()), None)
         return None
     store = Store.peek(root)
@@ -144,18 +161,32 @@ def standing(settings: config.Config) -> Standing | None:
         passes = manifest.passes()
         _check_slots(settings, [slot for row in passes for slot in row.slots])
         done = sum(end - begin for _, _, begin, end in manifest.done())
-        nothing_unsealed = not any(True for path in store.journal_dir.glob("*.sqlite") for _ in read_frames(path))
+        # What the journal holds only its writer may say, and it may be at work; when all is sealed there is no file.
+        all_sealed = next(store.journal_dir.glob("*.sqlite"), None) is None
         complete = (
             bool(passes)
             and {slot for row in passes for slot in row.slots} == set(settings.captions.slots)
             and done == items * len(passes)
-            and nothing_unsealed
+            and all_sealed
             and next(source.shards(Known(store, manifest)), None) is None
         )
         captions = sum(manifest.totals().values())
         return Standing(items, captions, manifest.failures(), complete)
     finally:
         manifest.close()
+
+
+def _is_fresh(root: Path) -> bool:
+    """Whether there is no store yet. Somebody else's folder is refused before anything is written into it."""
+    with disk_errors(root):
+        names = {entry.name for entry in root.iterdir()} if root.is_dir() else set()
+    other = sorted(names - MAY_BE_THERE)
+    if other and IDENTITY not in names:
+        raise StoreMismatchError(
+            f"{root} holds other things ({', '.join(other[:3])}) and is no store of cfbus.",
+            f"Name an empty or new folder; if it was a store, put its {IDENTITY} back from a backup.",
+        )
+    return IDENTITY not in names
 
 
 def _check_slots(settings: config.Config, slots: Sequence[str]) -> None:

@@ -1,12 +1,18 @@
-"""`cfbus`: the verbs that people type. Each verb's module is imported only when it is called, so that help is quick."""
+"""`cfbus`: the verbs that people type.
+
+Must not import what the verbs need: each verb's module is imported when it is called, so that help is quick.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
+from difflib import get_close_matches
 
 import click
 
-from cfbus import __version__
+from cfbus import __version__, logs
+from cfbus.errors import EXIT_INTERRUPTED
 
 VERBS = {
     "run": ("cfbus.tools.run", "Caption folders of images: one command, all on this machine."),
@@ -17,7 +23,26 @@ VERBS = {
 
 
 class Verbs(click.Group):
-    """A group that loads its commands late and names the nearest on a typo."""
+    """A group that names the nearest verb on a typo, whatever the version of click."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb that is meant by the first argument."""
+        name, verbs = args[0], self.list_commands(ctx)
+        if name in verbs or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        shown = logs.display(name, 60)
+        near = get_close_matches(name, verbs, 1, 0.5)
+        if near:
+            ctx.fail(f"There is no verb {shown!r}. Did you mean {near[0]!r}?")
+        if "run" in verbs and os.path.isdir(name):  # noqa: PTH112 - never raises
+            ctx.fail(f"{shown!r} is a folder, and the verb is missing. Did you mean: cfbus run {shown}?")
+        return ctx.fail(f"There is no verb {shown!r}; the verbs are {', '.join(verbs)}.")
+
+
+class LateVerbs(Verbs):
+    """Verbs whose modules are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All verbs."""
@@ -36,18 +61,32 @@ class Verbs(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LateVerbs, subcommand_metavar="VERB [ARGS]...", context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="cfbus")
 def command() -> None:
     """Caption very large image sets with many GPUs.
 
-    One folder on one machine: cfbus run PHOTOS --out captions
+    \b
+    See it work first:            cfbus demo
+    A folder, on this machine:    cfbus run PHOTOS --out captions
+    A bus for several machines:   cfbus init BUS --images PHOTOS
     """
+    logs.setup("cfbus", "warning")
+
+
+def begin(command: click.Command) -> None:
+    """Run a command to its exit. What click and rich call 1 (Ctrl-C too early, a reader that is gone) is 130."""
+    try:
+        command()
+    except SystemExit as end:
+        raise SystemExit(EXIT_INTERRUPTED if end.code == 1 else end.code) from None
 
 
 def main() -> None:
     """Entry point."""
-    command()
+    begin(command)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,12 +23,12 @@ from cfbus.bus.messages import Role
 from cfbus.core.snapshot import Status
 from cfbus.errors import EXIT_DEAD_LETTERS, EXIT_DONE, EXIT_INTERRUPTED, DiskFullError, UsageError
 from cfbus.runtime import last_frame
-from cfbus.tools import keyring, local
+from cfbus.tools import keyring, local, report
 from cfbus.tools.family import Family
 from cfbus.tools.following import Follower
 from cfbus.tools.progress import Progress
 
-LOCK_WAIT_SECONDS = 60.0
+WAIT_SECONDS = 60.0
 STATUS_SECONDS = 0.5
 STOP_SECONDS = 60.0
 MIN_FREE_BYTES = 64 << 20
@@ -74,11 +74,10 @@ class Run:
         """Start, follow until everything is captioned and sealed, stop. Returns the exit code."""
         progress = Progress(self._console, self._settings.dataset.name)
         try:
-            with _Interrupts() as interrupts:
+            with _Interrupts() as interrupts, progress:
                 follower = self._start()
                 try:
-                    with progress:
-                        finished = self._follow(follower, progress, interrupts)
+                    finished = self._follow(follower, progress, interrupts)
                 finally:
                     follower.close()
                 self._stop(interrupts, finished=finished)
@@ -140,57 +139,73 @@ class Run:
         if not finished:
             self._console.print("Draining … (again: stop at once)")
         for names in (self._gpus, ["writer"], ["broker"]):
-            asked = interrupts.count
-            self._family.terminate(names)
-            deadline = time.monotonic() + STOP_SECONDS
-            while not self._family.await_end(names, 0.2) and time.monotonic() < deadline:
-                if interrupts.count > asked:
-                    asked = interrupts.count
-                    self._family.terminate(names)
-            self._family.forget(names)
+            self._end(names, interrupts)
+
+    def _end(self, names: Sequence[str], interrupts: _Interrupts) -> None:
+        self._family.terminate(names)
+        hurried = False
+        deadline = time.monotonic() + STOP_SECONDS
+        while not self._family.await_end(names, 0.2) and time.monotonic() < deadline:
+            if interrupts.count > 1 and not hurried:
+                hurried = True
+                self._family.terminate(names)
+        self._family.forget(names)
 
 
-def caption(wanted: local.Wanted, workers: int | None, console: Console, environ: Mapping[str, str]) -> int:
-    """Do what `cfbus run` does; the exit code says how it went."""
-    began = time.monotonic()
+def caption(
+    wanted: local.Wanted,
+    workers: int | None,
+    console: Console,
+    environ: Mapping[str, str],
+    wait: float = WAIT_SECONDS,
+) -> int:
+    """Do what `cfbus run` does; the exit code says how it went. ``wait``: seconds for another run on this folder."""
     settings = local.configure(wanted, environ)
     before = local.standing(settings)
     if before is not None and before.complete:
-        console.print(f"Nothing to do: all {before.items:,} images of {settings.dataset.name} are captioned.")
-        return summary(settings, console, before.dead_letters)
-    lock = local.lock_run(wanted.out, LOCK_WAIT_SECONDS, console.print)
+        return nothing_to_do(settings, console, before)
+    lock, waited = local.lock_run(wanted.out, wait, console.print)
     try:
-        free = shutil.disk_usage(wanted.out).free
-        if free < MIN_FREE_BYTES:
-            raise DiskFullError(
-                f"There are only {free >> 20} MiB left on the disk of {wanted.out}.",
-                "Make room (64 MiB at least) and run the same command again.",
-            )
-        code = Run(settings, workers or default_workers(), console, lock).go()
+        if waited:
+            before = local.standing(settings)
+            if before is not None and before.complete:
+                return nothing_to_do(settings, console, before)
+        return caption_rest(settings, before, workers or default_workers(), console, lock)
     finally:
         os.close(lock)
+
+
+def nothing_to_do(settings: config.Config, console: Console, before: local.Standing) -> int:
+    """Say so."""
+    dataset = settings.dataset.name
+    return report.show(report.Report(settings.storage.data_dir, dataset, before.items, before.dead_letters), console)
+
+
+def caption_rest(
+    settings: config.Config, before: local.Standing | None, workers: int, console: Console, lock: int
+) -> int:
+    """Caption what is not captioned yet, under the folder's lock."""
+    began = time.monotonic()
+    out = settings.storage.data_dir
+    free = shutil.disk_usage(out).free
+    if free < MIN_FREE_BYTES:
+        raise DiskFullError(
+            f"There are only {free >> 20} MiB left on the disk of {out}.",
+            "Make room (64 MiB at least) and run the same command again.",
+        )
+    code = Run(settings, workers, console, lock).go()
     if code != EXIT_INTERRUPTED:
         after = local.standing(settings)
         assert after is not None
         done = after.captions - (before.captions if before else 0)
-        console.print(f"{done:,} captions written for {after.items:,} images in {time.monotonic() - began:.1f} s.")
-        summary(settings, console, after.dead_letters)
+        seconds = time.monotonic() - began
+        report.show(report.Report(out, settings.dataset.name, after.items, after.dead_letters, done, seconds), console)
     return code
 
 
 def default_workers() -> int:
     """One worker for every two cores, at most 4: the engines here run on the CPU."""
     return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
-
-
-def summary(settings: config.Config, console: Console, dead_letters: int) -> int:
-    """Where the captions are, and what could not be captioned."""
-    out = settings.storage.data_dir
-    console.print(f"Captions: {out / 'captions'}/*.parquet")
-    if not dead_letters:
-        return EXIT_DONE
-    console.print(f"{dead_letters:,} images could not be captioned; why: {out / 'failures'}/*.parquet")
-    return EXIT_DEAD_LETTERS
 
 
 def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
@@ -201,6 +216,11 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
         if not equals or not name.strip() or not text.strip():
             raise UsageError(
                 f"--slot {logs.display(slot, 60)} is not NAME=TEXT.", 'For example: --slot tags="List tags."'
+            )
+        if name.strip() in parsed:
+            raise UsageError(
+                f"The slot {logs.display(name.strip(), 40)!r} is given twice.",
+                "Give each its own name; --prompt is the slot called 'caption'.",
             )
         parsed[name.strip()] = text.strip()
     return parsed
@@ -215,6 +235,13 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
 @click.option("--prompt", metavar="TEXT", help="One prompt, for the slot called caption.")
 @click.option("--engine", type=click.Choice(["palette", "scripted"]), help="What writes captions.")
 @click.option("--workers", type=click.IntRange(1, 64), help="How many workers to start here.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(0),
+    default=WAIT_SECONDS,
+    show_default=True,
+    help="Seconds to wait for another run on the same OUT to end.",
+)
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="A configuration file to start from.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set one key of the configuration.")
 def command(
@@ -224,6 +251,7 @@ def command(
     prompt: str | None,
     engine: str | None,
     workers: int | None,
+    wait: float,
     config_file: Path | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -235,6 +263,6 @@ def command(
 
     def go() -> int:
         wanted = local.Wanted(folders, out, parse_slots(slots, prompt), engine, config_file, overrides)
-        return caption(wanted, workers, console, os.environ)
+        return caption(wanted, workers, console, os.environ, wait)
 
     sys.exit(last_frame(go))

@@ -183,7 +183,7 @@ class Stored(Part):
     instance: Id
     number: Count
     status: Literal["stored", "duplicate", "refused"]
-    pass_number: Annotated[int, Field(ge=0)] = 0
+    pass_number: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
     shard: Index = 0
     ranges: Ranges = ()
     new_items: Count = 0

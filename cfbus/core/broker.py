@@ -286,8 +286,7 @@ class Broker:
             facts = (("paused", "yes" if self.paused else "no"),)
         elif message.verb == "status":
             view = status(self, now)
-            shown = {**view.model_dump(exclude={"workers"}), "workers": len(view.workers)}
-            facts = tuple((name, str(value)[:256]) for name, value in shown.items())
+            facts = tuple((name, str(value)[:256]) for name, value in view.model_dump().items())
         else:
             problem = f"There is no verb {message.verb!r}."
         reply = m.Reply(request=message.request, facts=facts, problem=problem)

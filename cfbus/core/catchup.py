@@ -129,15 +129,19 @@ class CatchUp:
 
     def _follows(self, writer: WriterState, page: int) -> bool:
         """Each page of this answer came, so far. After a gap all wait for the first page of another answer."""
-        follows = page in (0, writer.next_page)
-        writer.next_page = page + 1 if follows else 0
-        return follows
+        if page == 0 or page == writer.next_page:
+            writer.next_page = page + 1
+            return True
+        if page > writer.next_page:
+            writer.next_page = 0
+        return False
 
     def _caught_up(self, writer: WriterState, message: m.State) -> list[Effect]:
         broker = self._broker
         writer.caught_up = True
         writer.position = broker.position = max(broker.position, message.position)
-        effects: list[Effect] = [Note("writer.caught-up", (("position", broker.position),))]
+        effects: list[Effect] = [SavePosition(writer.store_id, broker.position)]
+        effects.append(Note("writer.caught-up", (("position", broker.position),)))
         effects += self._send_tasks()
         effects += broker.verdicts.send_again()
         return effects + self._resend()

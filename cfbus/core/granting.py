@@ -215,7 +215,8 @@ class Granting:
         broker, row = self._broker, lease.row
         connection = broker.routes.get(row.instance)
         worker = broker.peers.get(connection)
-        if worker is None or worker.draining or not lease.undone:
+        gone = worker is None or worker.draining or worker.instance != row.instance
+        if worker is None or gone or not (lease.current and lease.undone):
             self._undo(lease)
             return []
         if message.rows == 0:

@@ -138,11 +138,11 @@ class LeaseTable:
 
     def next_deadline(self) -> float | None:
         """When the first current lease ends unless it goes on."""
-        return min((state.deadline for state in self._current.values()), default=None)
+        return min((state.deadline for state in self._current.values() if not state.preparing), default=None)
 
     def expired(self, now: float) -> list[LeaseState]:
-        """Current leases whose time is over."""
-        return [state for state in self._current.values() if state.deadline <= now]
+        """Granted leases whose time is over."""
+        return [state for state in self._current.values() if state.deadline <= now and not state.preparing]
 
     def best_to_back_up(self, instance: str, rate: float, now: float) -> tuple[LeaseState, Pair] | None:
         """The lease that a helper of this rate would shorten most, and the part that it should take over."""

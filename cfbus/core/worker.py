@@ -113,8 +113,6 @@ class Worker:
                     )
                     for index in range(start, end)
                 ]
-            if len(items) >= count:
-                break
         return items
 
     @property

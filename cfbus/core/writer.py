@@ -19,16 +19,16 @@ from cfbus.bus import messages as m
 from cfbus.bus.columns import Table
 from cfbus.bus.fields import PAGE_BYTES
 from cfbus.bus.wire import WireError, checksum, decode_table
-from cfbus.core.effects import Effect, Note, ProbeRoom, ReadListing, Send, StartTask, Stop
+from cfbus.core.effects import Effect, Note, ProbeRoom, ReadListing, Send, Stop
 from cfbus.core.frame import JournalFrame
 from cfbus.core.pages import entry_bytes, pages
 from cfbus.core.ranges import Pair, RangeSet, size
+from cfbus.core.tasks import Tasks
 from cfbus.core.telling import StatePage, done_pages, pass_pages, shard_pages
 
 BROKER = "broker"
 HELLO_SECONDS = 3.0
 COMMIT_SECONDS = 1.0
-REMEMBERED_TASKS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,7 @@ class Writer:
         self._welcomed = False
         self._hello_at = now
         self._commit_at = now
-        self._running: dict[str, m.Task] = {}
-        self._ended: dict[str, m.Done] = {}
+        self._tasks = Tasks()
 
     # ------------------------------------------------------------------ what the store holds
 
@@ -136,7 +135,8 @@ class Writer:
         if message.fatal:
             return [Stop(f"The broker refuses this writer: {message.sentence}")]
         if message.code == "hello-first":
-            return self.connected(now)
+            # Once, however many of our messages were refused for it.
+            return self.connected(now) if self._welcomed or now >= self._hello_at else []
         return [Note("bus.error", (("code", message.code), ("sentence", message.sentence)))]
 
     def tick(self, now: float) -> list[Effect]:
@@ -329,40 +329,18 @@ class Writer:
     # ------------------------------------------------------------------ tasks
 
     def _task(self, message: m.Task, payload: bytes) -> list[Effect]:
-        ended = self._ended.get(message.task)
-        if ended is not None:
-            return [Send(BROKER, ended)]
-        if message.kind == "open-pass" and self._has_passes_for(message.slots):
-            return [*self._news(pass_pages(len(self._lengths), self._passes)), *self.task_ended(message.task, "", 0)]
-        if message.task in self._running:
-            return []
-        # A broker that restarted asks anew for what runs already: both questions get the one answer.
-        twins = self._twins(message)
-        self._running[message.task] = message
-        if twins:
-            return []
-        return [StartTask(message.task, message.kind, message.slots, payload)]
-
-    def _has_passes_for(self, slots: tuple[str, ...]) -> bool:
-        return {slot for own in self._passes.values() for slot in own}.issuperset(slots)
-
-    def _twins(self, asked: m.Task) -> list[str]:
-        """Running tasks that one answer ends together with this one. (A later seal would seal more.)"""
-        if asked.kind not in ("scan", "open-pass"):
-            return []
-        return [task for task, it in self._running.items() if (it.kind, it.slots) == (asked.kind, asked.slots)]
+        covered = {slot for own in self._passes.values() for slot in own}
+        slots = tuple(slot for slot in message.slots if slot not in covered)
+        news: list[Effect] = []
+        if message.kind == "open-pass" and slots != message.slots:
+            # The broker does not know of passes that there are.
+            news = self._news(pass_pages(len(self._lengths), self._passes))
+        return news + self._tasks.asked(message, payload, slots)
 
     def task_ended(self, task: str, problem: str, count: int) -> list[Effect]:
         """The shell did what was asked, or could not."""
-        asked = self._running.pop(task, None)
-        effects: list[Effect] = []
-        for twin in [task, *(self._twins(asked) if asked else [])]:
-            self._running.pop(twin, None)
-            self._ended[twin] = m.Done(task=twin, problem=problem[:1024], count=count)
-            effects.append(Send(BROKER, self._ended[twin]))
-        for old in list(self._ended)[:-REMEMBERED_TASKS]:
-            del self._ended[old]
-        return effects
+        effects, again = self._tasks.ended(task, problem, count)
+        return effects + [effect for message in again for effect in self._task(message, b"")]
 
     def shards_listed(self, shards: Iterable[tuple[str, int]]) -> list[Effect]:
         """New shards are durable in the listing."""

@@ -35,4 +35,4 @@ class Engine(Protocol):
         """The outcomes of these are not needed any more."""
 
     def close(self) -> None:
-        """Stop, within a few seconds; nothing is posted afterwards."""
+        """Stop, within a few seconds; what is unfinished is posted as a failure, and nothing afterwards."""

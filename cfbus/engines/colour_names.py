@@ -71,6 +71,7 @@ def lab_of(rgb: npt.NDArray[np.uint8]) -> Floats:
 
 NAMES = tuple(name for name, _, _ in _COLOURS)
 FAMILY = {name: family for name, family, _ in _COLOURS}
+# for each name the indices of its family, its own among them
 KIN = [[j for j, other in enumerate(NAMES) if FAMILY[other] == FAMILY[name]] for name in NAMES]
 _EXAMPLES: Floats = lab_of(
     np.array([list(bytes.fromhex(code)) for _, _, codes in _COLOURS for code in codes.split()], np.uint8)

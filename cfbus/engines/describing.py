@@ -5,22 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
-from cfbus.bus.messages import Spec
+from cfbus.bus.messages import FailedItem, Spec
 from cfbus.core.outcome import Caption, EngineFacts, ImageFacts, Outcome, WorkItem
+from cfbus.decoding import DecodePool
 from cfbus.engines import palette
 from cfbus.engines.base import Post, Read
 from cfbus.engines.feed import Fed, Feed
-from cfbus.images import DecodePool, Picture
+from cfbus.images import Picture
 
-Described = tuple[ImageFacts, tuple[str, ...]]
-
-
-def describe_picture(prompts: tuple[str, ...], picture: Picture) -> Described:
-    """In a child: the facts of the picture and a description for each prompt, measured once."""
-    facts = palette.measure(picture.pixels, picture.width, picture.height)
-    size = picture.original_width, picture.original_height
-    texts = tuple(palette.sentence(facts, prompt, *size) for prompt in prompts)
-    return ImageFacts(*size, picture.format, picture.file_size, picture.sha256), texts
+Described = tuple[Picture, tuple[str, ...]]
 
 
 class PaletteEngine:
@@ -40,8 +33,13 @@ class PaletteEngine:
     def submit(self, items: Sequence[WorkItem]) -> None:
         """See ``Engine.submit``."""
         for item in items:
+            if unknown := [slot for slot in item.slots if slot not in self._prompts]:
+                detail = f"The configuration has no prompt for the slot {unknown[0]!r}."
+                failure = FailedItem(index=item.index, reason="unknown-slot", detail=detail, fault="worker")
+                self._post(Outcome(item.lease, item.index, failure=failure))
+                continue
             prompts = tuple(self._prompts[slot] for slot in item.slots)
-            then: Callable[[Picture], Described] = functools.partial(describe_picture, prompts)
+            then: Callable[[Picture], Described] = functools.partial(palette.describe_picture, prompts)
             self._feed.put(item, then)
 
     def abandon(self, lease: str, indices: frozenset[int]) -> None:
@@ -56,6 +54,8 @@ class PaletteEngine:
         if fed.made is None:
             self._post(Outcome(item.lease, item.index, failure=fed.failure, milliseconds=fed.milliseconds))
             return
-        image, texts = fed.made
+        picture, texts = fed.made
+        size = picture.original_width, picture.original_height
+        image = ImageFacts(*size, picture.format, picture.file_size, picture.sha256)
         captions = tuple(Caption(text) for text in texts)
         self._post(Outcome(item.lease, item.index, captions, image=image, milliseconds=fed.milliseconds))

@@ -1,7 +1,13 @@
 """From items to pictures, ahead of the engine: bytes are read in threads and decoded in child processes.
 
-Knows neither leases nor the bus. Every item that goes in comes out once, as what ``then`` made of its picture or as a
-failure with a reason and whose fault it is; one bad picture never touches its neighbours.
+Knows neither leases nor the bus.
+
+Invariants:
+- Every item that is put comes out exactly once: as what ``then`` made of its picture, or as a failure
+  with a reason and whose fault it is. ``close`` fails what is left, and nothing comes out afterwards.
+- One bad picture never touches its neighbours, and what this host cannot do is no picture's fault.
+- Between reading and decoding, at most ``READERS`` files and ``AHEAD_BYTES`` more lie in memory; one
+  file of any size may go when there is nothing else.
 """
 
 from __future__ import annotations
@@ -17,12 +23,15 @@ from typing import Generic, TypeVar
 
 from cfbus.bus.messages import FailedItem
 from cfbus.core.outcome import WorkItem
+from cfbus.decoding import CallError, DecodePool
 from cfbus.engines.base import Read
-from cfbus.images import CallError, DecodePool, ImageError, Picture
-from cfbus.sources.base import ReadError
+from cfbus.images import ImageError, Picture
+from cfbus.sources.base import Fault, ReadError
 
 READERS = 4
-MAX_DETAIL = 500
+AHEAD_BYTES = 256 * 1024 * 1024
+CLOSE_SECONDS = 2.0
+_MAX_DETAIL = 500
 T = TypeVar("T")
 
 
@@ -36,6 +45,15 @@ class Fed(Generic[T]):
     milliseconds: float
 
 
+@dataclass(slots=True, eq=False)
+class _Ticket(Generic[T]):
+    """One put; the same item put twice is two of them."""
+
+    item: WorkItem
+    then: Callable[[Picture], T]
+    began: float
+
+
 class Feed(Generic[T]):
     """Reads and decodes; ``post`` gets what is ready, from any thread."""
 
@@ -43,45 +61,131 @@ class Feed(Generic[T]):
         self._read = read
         self._pool = pool
         self._post = post
-        self._todo: queue.SimpleQueue[tuple[WorkItem, Callable[[Picture], T]] | None] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=self._work, name=f"read-{n}", daemon=True) for n in range(READERS)]
-        for thread in self._threads:
-            thread.start()
+        self._todo: queue.SimpleQueue[_Ticket[T] | None] = queue.SimpleQueue()
+        self._state = threading.Condition()  # guards what follows
+        self._closed = False
+        self._open: set[_Ticket[T]] = set()
+        self._posting = 0
+        self._held_bytes = 0
+        self._readers: list[threading.Thread] = []
+        for _ in range(READERS):
+            self._start_reader()
 
     def put(self, item: WorkItem, then: Callable[[Picture], T]) -> None:
-        """Read this item, decode it, and call ``then`` (which must be picklable) on the picture in the child."""
-        self._todo.put((item, then))
+        """Read this item, decode it, and call ``then`` on the picture in the child.
+
+        ``then`` must be importable by name. Never blocks. Raises RuntimeError after ``close``.
+        """
+        ticket = _Ticket(item, then, time.monotonic())
+        with self._state:
+            if self._closed:
+                raise RuntimeError("the feed is closed")
+            self._open.add(ticket)
+        self._todo.put(ticket)
 
     def close(self) -> None:
-        """Read no more."""
-        for _ in self._threads:
+        """Fail what has not come out, end the threads; takes at most ``CLOSE_SECONDS``."""
+        with self._state:
+            self._closed = True
+            left, readers = list(self._open), list(self._readers)
+            self._state.notify_all()
+        for _ in readers:
             self._todo.put(None)
-        for thread in self._threads:
-            thread.join(timeout=2.0)
+        for ticket in left:
+            self._fail(ticket, "closed", "The worker stopped before it was done.", "worker")
+        until = time.monotonic() + CLOSE_SECONDS
+        for reader in readers:
+            reader.join(max(0.0, until - time.monotonic()))
+        with self._state:
+            self._state.wait_for(lambda: not self._posting, max(0.0, until - time.monotonic()))
+
+    # ------------------------------------------------------------------ reading
+
+    def _start_reader(self) -> None:
+        with self._state:
+            if not self._closed:
+                # a daemon: a read that hangs for good must not keep the process
+                reader = threading.Thread(target=self._work, name="read", daemon=True)
+                self._readers = [other for other in self._readers if other.is_alive()] + [reader]
+                reader.start()
 
     def _work(self) -> None:
-        while (entry := self._todo.get()) is not None:
-            item, then = entry
-            began = time.monotonic()
+        while (ticket := self._todo.get()) is not None:
             try:
-                data = self._read(item)
-            except ReadError as error:
-                self._failed(item, error.reason, error.detail, error.fault, began)
-                continue
-            future = self._pool.submit(data, then)
-            future.add_done_callback(functools.partial(self._decoded, item, began))
+                self._begin(ticket)
+            except BaseException as error:
+                # A bug ends its thread loudly, but costs neither the item nor the others.
+                self._fail(ticket, "engine-failed", repr(error), "worker")
+                self._start_reader()
+                raise
 
-    def _decoded(self, item: WorkItem, began: float, future: Future[T]) -> None:
+    def _begin(self, ticket: _Ticket[T]) -> None:
+        if self._closed:
+            return
+        ticket.began = time.monotonic()
         try:
-            made = future.result()
-        except ImageError as error:
-            self._failed(item, error.reason, error.detail, "item", began)
-        except CallError as error:
-            self._failed(item, "engine-failed", str(error), "worker", began)
+            data = self._read(ticket.item)
+        except ReadError as error:
+            self._fail(ticket, error.reason, error.detail, error.fault)
+        except (OSError, MemoryError) as error:
+            self._fail(ticket, "read-failed", f"{type(error).__name__}: {error}", "worker")
         else:
-            self._post(Fed(item, made, None, (time.monotonic() - began) * 1000))
+            self._decode(ticket, data)
 
-    def _failed(self, item: WorkItem, reason: str, detail: str, fault: str, began: float) -> None:
-        fields = {"index": item.index, "reason": str(reason), "detail": detail[:MAX_DETAIL], "fault": fault}
-        failure = FailedItem.model_validate(fields)
-        self._post(Fed(item, None, failure, (time.monotonic() - began) * 1000))
+    def _decode(self, ticket: _Ticket[T], data: bytes) -> None:
+        size = len(data)
+        self._await_room(size)
+        future: Future[T] | None = None
+        try:
+            future = self._pool.submit(data, ticket.then)
+        except RuntimeError as error:
+            self._fail(ticket, "decoder-down", str(error), "worker")
+        finally:
+            if future is None:
+                self._give_room(size)
+        if future is not None:
+            future.add_done_callback(functools.partial(self._decoded, ticket, size))
+
+    def _await_room(self, size: int) -> None:
+        with self._state:
+            self._state.wait_for(lambda: self._closed or not self._held_bytes or self._held_bytes + size <= AHEAD_BYTES)
+            self._held_bytes += size
+
+    def _give_room(self, size: int) -> None:
+        with self._state:
+            self._held_bytes -= size
+            self._state.notify_all()
+
+    # ------------------------------------------------------------------ coming out
+
+    def _decoded(self, ticket: _Ticket[T], size: int, future: Future[T]) -> None:
+        self._give_room(size)
+        if future.cancelled():
+            self._fail(ticket, "decoder-down", "The decoders were closed before it was its turn.", "worker")
+            return
+        match future.exception():
+            case None:
+                self._finish(ticket, future.result(), None)
+            case ImageError() as error:
+                self._fail(ticket, error.reason, error.detail, "item")
+            case CallError() as error:  # a traceback: what happened is at its end
+                self._fail(ticket, "engine-failed", str(error)[-_MAX_DETAIL:], "worker")
+            case error:
+                self._fail(ticket, "decoder-down", str(error), "worker")
+
+    def _fail(self, ticket: _Ticket[T], reason: str, detail: str, fault: Fault) -> None:
+        said = detail.encode("utf-8", "backslashreplace").decode()[:_MAX_DETAIL]
+        self._finish(ticket, None, FailedItem(index=ticket.item.index, reason=str(reason), detail=said, fault=fault))
+
+    def _finish(self, ticket: _Ticket[T], made: T | None, failure: FailedItem | None) -> None:
+        with self._state:
+            if ticket not in self._open:
+                return  # it came out when the feed was closed
+            self._open.remove(ticket)
+            self._posting += 1
+        try:
+            self._post(Fed(ticket.item, made, failure, (time.monotonic() - ticket.began) * 1000))
+        finally:
+            with self._state:
+                self._posting -= 1
+                self._state.notify_all()

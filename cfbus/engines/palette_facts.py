@@ -66,7 +66,11 @@ class Facts:
 
 
 def measure(pixels: bytes, width: int, height: int) -> Facts:
-    """Measure a picture once, for any number of prompts. Arguments and errors as in ``describe``."""
+    """Measure a picture once, for any number of prompts.
+
+    ``pixels`` is 8-bit RGB, row by row, ``width * height * 3`` bytes. Raises ValueError when the
+    sizes do not fit.
+    """
     if width < 1 or height < 1 or len(pixels) != width * height * 3:
         raise ValueError(f"{len(pixels)} bytes are no RGB picture of {width} by {height} pixels")
     image = Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)

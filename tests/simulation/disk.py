@@ -69,7 +69,7 @@ class Ledger:
     def apply(self, effect: e.Effect) -> bool:
         """Carry out what has to be durable before anything is sent."""
         if isinstance(effect, e.SaveLease):
-            self.granted += effect.row.lease not in self.leases
+            self.granted = max(self.granted, int(effect.row.job.rpartition(".")[2]))
             self.leases[effect.row.lease] = effect.row
         elif isinstance(effect, e.DropLeases):
             for lease in effect.leases:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from simulation.disk import caption_of
+from simulation.network import Node
+
 from cfbus.bus import messages as m
 from cfbus.bus.columns import build
 from cfbus.bus.wire import checksum, encode_table
+from cfbus.core.effects import LeaseRow
 from cfbus.core.worker import Worker
 from cfbus.core.writer import Writer
-
-from simulation.disk import caption_of
-from simulation.network import Node
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -36,7 +37,7 @@ class Faults:
             (plan.stalls, self._stall_the_writer),
             (plan.drains, self._drain_a_worker),
             (plan.disk_full, self._fill_disk),
-            (0.5 if plan.hostile else 0.0, self._forge),
+            (1.0 if plan.hostile else 0.0, self._forge),
         ):
             if rate:
                 self._again(rate, fault)
@@ -134,21 +135,26 @@ class Faults:
         rows = list(world.ledger.leases.values())
         if node is None or not rows or not isinstance(node.core, Worker):
             return
-        own = [row for row in rows if row.instance == node.core.rules.instance]
+        own = [row for row in rows if row.instance == node.core.rules.instance and row.current]
         kind = world.rng.choice(["slots", "rows", "utf8", "outside", "foreign", "unknown", "origin", "crc", "change"])
         row = world.rng.choice(own or rows)
         if kind == "foreign":
-            row = world.rng.choice([row for row in rows if row.contributor != node.contributor] or rows)
+            others = [row for row in rows if row.contributor != node.contributor]
+            if not others:
+                return
+            row = world.rng.choice(others)
         if kind == "change":
             self._forge_change(node, world.rng.choice(rows))
             return
         world.seen[f"forged: {kind}"] += 1
-        ranges = ((row.start, min(row.start + 2, row.end)),)
+        ranges = ((max(row.end - 2, row.start), row.end),)
         slots = world.disk.passes[row.pass_number - 1] if row.pass_number <= len(world.disk.passes) else ("a",)
         indices = [index for start, end in ranges for index in range(start, end)]
         if kind == "outside":
             ranges, indices = ((row.end, row.end + 1),), [row.end]
-        payload = _captions(row.shard, indices[:-1] if kind == "rows" else indices, ("q",) if kind == "slots" else slots)
+        payload = _captions(
+            row.shard, indices[:-1] if kind == "rows" else indices, ("q",) if kind == "slots" else slots
+        )
         if kind == "utf8":
             payload = payload.replace(b" of ", b" \xff\xff ")
         message = m.Result(
@@ -163,10 +169,7 @@ class Faults:
         world.judge.sent(message, forged=True)
         world.net.to_broker(node, message, payload)
 
-    def _forge_change(self, node: Node, row: m.BaseModel | object) -> None:
-        from cfbus.core.effects import LeaseRow
-
-        assert isinstance(row, LeaseRow)
+    def _forge_change(self, node: Node, row: LeaseRow) -> None:
         world = self._world
         world.seen["forged: change"] += 1
         if world.rng.random() < 0.5:

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from simulation.disk import Spool
+
 from cfbus.bus.wire import decode, encode
 from cfbus.core.effects import Peer
 from cfbus.core.worker import Worker
 from cfbus.core.writer import Writer
 
-from simulation.disk import Spool
-
 if TYPE_CHECKING:
-    from cfbus.bus.messages import Message, Role
-
     from simulation.world import World
+
+    from cfbus.bus.messages import Message, Role
 
 LATE_SECONDS = 0.1
 
@@ -34,9 +34,12 @@ class Node:
     linked: bool = False
     stalled_until: float = 0.0  # alive, but hears and says nothing
     cut_until: dict[str, float] = field(default_factory=lambda: {"up": 0.0, "down": 0.0})
+    last_arrival: dict[str, float] = field(default_factory=lambda: {"up": 0.0, "down": 0.0})
     timer: float | None = None
     idle_ticks: int = 0
     spool: Spool = field(default_factory=dict)
+    window: int = 0  # as it was last told
+    widest: int = 0  # the widest that it was told in this life, and what its spool had
     speed: float = 0.1
     liar: bool = False
     zombie: bool = False
@@ -128,4 +131,8 @@ class Network:
             delay = 0.001 + world.rng.random() * world.plan.jitter * (world.rng.random() < 0.3)
             if delay > LATE_SECONDS:
                 world.seen[f"late: {name}"] += 1
+            if not (world.plan.reorder and world.storm):
+                # As TCP does: nothing overtakes.
+                delay = max(delay, node.last_arrival[way] - world.now)
+                node.last_arrival[way] = world.now + delay
             world.later(delay, lambda: deliver() if node.epoch == epoch else None)

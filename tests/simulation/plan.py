@@ -22,6 +22,7 @@ class Plan:
     loss: float
     double: float
     jitter: float
+    reorder: bool
     breaks: float
     cuts: float
     crashes: float
@@ -64,13 +65,14 @@ class Plan:
             loss=storm(0.0, 0.01, 0.05),
             double=storm(0.0, 0.02, 0.1),
             jitter=rng.choice([0.0, 0.01, 0.5]),
+            reorder=stormy and rng.random() < 0.4,
             breaks=storm(0.0, 0.05, 0.3),
             cuts=storm(0.0, 0.0, 0.1),
             crashes=storm(0.0, 0.02, 0.15),
             stalls=storm(0.0, 0.0, 0.02),
-            drains=storm(0.0, 0.0, 0.1),
+            drains=storm(0.0, 0.1, 0.2),
             disk_full=storm(0.0, 0.02),
-            bad=frozenset(rng.sample(places, min(len(places), rng.choice([0, 0, 1, 3])))),
+            bad=frozenset(rng.sample(places, min(len(places), rng.choice([0, 1, 3, 6])))),
             flaky=rng.choice([0.0, 0.0, 0.05]),
             liar=rng.random() < 0.15,
             zombie=rng.random() < 0.2,

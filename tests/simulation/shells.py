@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from simulation.disk import PADDING, caption_of
+from simulation.network import Node
+from simulation.plan import FAT_BYTES
+
 from cfbus.bus import messages as m
 from cfbus.bus.columns import build
 from cfbus.bus.wire import encode_table
@@ -12,15 +16,12 @@ from cfbus.core.outcome import Caption, EngineFacts, Outcome, WorkItem
 from cfbus.core.worker import Worker, WorkerRules
 from cfbus.core.writer import Writer, WriterRules
 
-from simulation.disk import PADDING, caption_of
-from simulation.network import Node
-from simulation.plan import FAT_BYTES
-
 if TYPE_CHECKING:
     from simulation.world import World
 
 STORE = "5" * 16
 CONCURRENCY = 4
+BACKLOG_BYTES = 1 << 20
 CRASH_AFTER_COMMIT = 0.01
 
 
@@ -36,7 +37,8 @@ class Shells:
         world = self._world
         node, disk = world.writer, world.disk
         node.life += 1
-        core = Writer(WriterRules(STORE, "d", world.new_id(), "writer"), len(disk.frames), world.now)
+        rules = WriterRules(STORE, "d", world.new_id(), "writer", max_backlog=BACKLOG_BYTES)
+        core = Writer(rules, len(disk.frames), world.now)
         for name, length in disk.shards:
             core.know_shard(name, length)
         for number, slots in enumerate(disk.passes, 1):
@@ -58,6 +60,7 @@ class Shells:
         if node.spool:
             world.seen["spool replayed"] += 1
         core.restore(node.spool.values(), world.now)
+        node.window = node.widest = m.MAX_FRAME_BYTES + core.unacked_bytes
         node.core = core
         world.net.link(node)
 
@@ -70,7 +73,7 @@ class Shells:
                 world.net.to_broker(node, effect.message, effect.payload)
             case e.StartTask():
                 life = node.life
-                world.later(world.rng.uniform(0.0, 2.0), lambda: self._task(effect, life))
+                world.later(world.rng.random() * world.rng.choice([0.1, 2.0, 10.0]), lambda: self._task(effect, life))
             case e.ProbeRoom():
                 if world.now >= world.full_until and isinstance(node.core, Writer):
                     world.node_effects(node, node.core.has_room(world.now))
@@ -161,7 +164,7 @@ class Shells:
         world, core = self._world, node.core
         if not isinstance(core, Worker) or (node.zombie and world.storm):
             return
-        world.judge.window(core)
+        world.judge.window(node, core)
         for item in core.next_items(CONCURRENCY - core.in_flight):
             world.seen["captioned"] += 1
             wait = world.rng.expovariate(1.0) * node.speed

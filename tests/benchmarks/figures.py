@@ -1,0 +1,106 @@
+"""What a benchmark run found out, as its JSON keeps it. Data only: the tables of the docs are made of nothing else.
+
+Rates are per second, ``cpu_us`` microseconds of processor time per caption, ``peak_mib`` the largest resident memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+ByProcess: TypeAlias = Mapping[str, float]
+
+
+class Figures(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Machine(Figures):
+    """Where and with what."""
+
+    processor: str
+    cores: int
+    memory_gib: float
+    kernel: str
+    file_system: str
+    python: str
+    pyzmq: str
+    libzmq: str
+    pyarrow: str
+    sqlite: str
+    revision: str
+    changed_files: int
+
+
+class Run(Figures):
+    """One `cfbus run`. Seconds count from its start."""
+
+    workers: int
+    durable: float
+    sealed: float
+    first_lease_seconds: float
+    first_caption_seconds: float
+    cpu_us: ByProcess
+    peak_mib: ByProcess
+    parquet_bytes: int
+    cores_of_others: float
+
+
+class Limit(Figures):
+    """One run of the limit."""
+
+    rate: float
+    cpu_us: float
+    peak_mib: float
+    parquet_bytes: int
+    frame_bytes: int
+    cores_of_others: float
+
+
+class Core(Figures):
+    """The broker's core alone, without sockets."""
+
+    grants: float
+    results: float
+    commits: float
+    commits_settled: float
+
+
+class Memory(Figures):
+    """What the broker's core takes for a listing of which a share is done in scattered ranges."""
+
+    items: int
+    share: float
+    length: int
+    ranges: int
+    mib: float
+    bytes_per_range: float
+    seconds: float
+
+
+class Package(Figures):
+    name: str
+    version: str
+    mib: float
+
+
+class Extras(Figures):
+    """What `--all` adds."""
+
+    core: Core
+    memory: Sequence[Memory]
+    help_seconds: Sequence[float]
+    packages: Sequence[Package]
+
+
+class Report(Figures):
+    """All of it."""
+
+    when: str
+    items: int
+    machine: Machine
+    runs: Sequence[Run]
+    limits: Sequence[Limit]
+    extras: Extras | None = None

@@ -1,0 +1,265 @@
+"""What every engine promises, asked of both, with real pictures read from a folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from engine_rig import LEASE, Outcomes, blame, items_of, spec_of
+from PIL import Image
+
+from cfbus.core.outcome import ImageFacts, WorkItem
+from cfbus.decoding import DecodePool
+from cfbus.engines.base import Engine, Read
+from cfbus.engines.describing import PaletteEngine
+from cfbus.engines.scripted import ScriptedEngine
+from cfbus.images import Limits
+from cfbus.sources.base import Item, NothingKnown
+from cfbus.sources.folder import FolderSource
+
+COLOURS = ("red", "blue", "white", "black", "yellow", "orange", "purple", "magenta")
+PROMPTS = {"tags": "tags", "short": "one line", "long": "in detail"}
+Make = Callable[[Read, Outcomes], Engine]
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[DecodePool]:
+    with DecodePool(2, Limits()) as made:
+        yield made
+
+
+@pytest.fixture(params=["palette", "scripted"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make(kind: str, pool: DecodePool) -> Iterator[Make]:
+    made: list[Engine] = []
+
+    def engine(read: Read, outcomes: Outcomes) -> Engine:
+        chosen = PaletteEngine(read, pool, outcomes.post) if kind == "palette" else ScriptedEngine(outcomes.post)
+        made.append(chosen)
+        return chosen
+
+    yield engine
+    for each in made:
+        each.close()
+
+
+class Pictures:
+    """Pictures on disk, as items."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def draw(self, count: int = 24) -> list[WorkItem]:
+        for number in range(count):
+            image = Image.new("RGB", (30 + number, 40), COLOURS[number % len(COLOURS)])
+            image.save(self.folder / f"{number:03d}.{('png', 'jpg', 'webp')[number % 3]}", lossless=True)
+        return self.listed()
+
+    def listed(self) -> list[WorkItem]:
+        self.source = FolderSource([self.folder])
+        (shard,) = self.source.shards(NothingKnown())
+        named = zip(shard.keys, shard.locators, strict=True)
+        return [WorkItem(LEASE, shard.name, n, key, locator, tuple(PROMPTS)) for n, (key, locator) in enumerate(named)]
+
+    def read(self, item: WorkItem) -> bytes:
+        return self.source.read(item.shard, Item(item.index, item.key, item.locator))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Pictures:
+    return Pictures(tmp_path)
+
+
+def test_each_item_comes_out_once_with_a_caption_per_slot_in_order(kind: str, make: Make, pictures: Pictures) -> None:
+    items = [
+        replace(item, slots=item.slots[:: 1 if item.index % 2 else -1][: 1 + item.index % 3])
+        for item in pictures.draw()
+    ]
+    outcomes = Outcomes()
+    engine = make(pictures.read, outcomes)
+    engine.use(spec_of(kind, PROMPTS))
+    for at in range(0, len(items), 5):
+        engine.submit(items[at : at + 5])
+    found = outcomes.wait_for(len(items))
+    for item in items:
+        assert found[item.index].lease == LEASE
+        assert found[item.index].failure is None
+        texts = [caption.text for caption in found[item.index].captions]
+        assert len(texts) == len(item.slots)
+        for slot, text in zip(item.slots, texts, strict=True):
+            assert belongs(kind, item, slot, text), (item, slot, text)
+
+
+def belongs(kind: str, item: WorkItem, slot: str, text: str) -> bool:
+    if kind == "scripted":
+        return text.startswith(f"{slot} of {item.key}: ")
+    number = int(item.key[:3])
+    form = {
+        "tags": not text.endswith("."),
+        "short": text.startswith("A ") and f", plain {COLOURS[number % len(COLOURS)]} all over." in text,
+        "long": f", {30 + number} pixels wide and 40 pixels high" in text,
+    }
+    return form[slot] and COLOURS[number % len(COLOURS)] in text.lower()
+
+
+def test_a_changed_spec_holds_for_later_items(kind: str, make: Make, pictures: Pictures) -> None:
+    items = [replace(item, slots=("short",)) for item in pictures.draw()]
+    outcomes = Outcomes()
+    engine = make(pictures.read, outcomes)
+    engine.use(spec_of(kind, {"short": "tags"}, length=60))
+    engine.submit(items[:12])
+    engine.use(spec_of(kind, {"short": "in detail"}, length=200))
+    engine.submit(items[12:])
+    for index, outcome in outcomes.wait_for(len(items)).items():
+        text = outcome.captions[0].text
+        assert (
+            text.startswith("This is ") == (index >= 12) if kind == "palette" else len(text) == 60 + 140 * (index >= 12)
+        )
+
+
+def test_close_is_prompt_and_fails_what_is_left(kind: str, make: Make) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def never(item: WorkItem) -> bytes:
+        begun.set()
+        go_on.wait(60)
+        return b""
+
+    outcomes = Outcomes()
+    engine = make(never, outcomes)
+    engine.use(spec_of(kind, PROMPTS, rate=0.01))
+    engine.submit(items_of(40, PROMPTS))
+    assert kind == "scripted" or begun.wait(30)
+    began = time.monotonic()
+    engine.close()
+    assert time.monotonic() - began < 4
+    found = outcomes.wait_for(40)
+    assert {blame(outcome) for outcome in found.values()} == {("closed", "worker")}
+    go_on.set()
+    engine.close()
+    assert len(outcomes.all) == 40
+
+
+def test_close_without_work_is_quick(kind: str, make: Make) -> None:
+    engine = make(lambda item: b"", Outcomes())
+    began = time.monotonic()
+    engine.close()
+    assert time.monotonic() - began < 1
+
+
+def test_its_facts_say_that_it_is_no_model(make: Make, kind: str) -> None:
+    facts = make(lambda item: b"", Outcomes()).facts
+    assert facts.engine == kind
+    assert "not a vision-language model" in facts.model or "made-up" in facts.model
+
+
+# -- palette alone: only it looks at pictures
+
+
+def palette(read: Read, pool: DecodePool, items: list[WorkItem]) -> Outcomes:
+    outcomes = Outcomes()
+    engine = PaletteEngine(read, pool, outcomes.post)
+    engine.use(spec_of("palette", PROMPTS))
+    engine.submit(items)
+    outcomes.wait_for(len(items))
+    engine.close()
+    return outcomes
+
+
+def test_bad_pictures_fail_alone(pool: DecodePool, pictures: Pictures) -> None:
+    pictures.draw()
+    folder = pictures.folder
+    whole = folder / "whole.jpg"
+    Image.effect_noise((300, 200), 90).save(whole)
+    bad = {
+        "zero.jpg": (b"", ("empty", "item")),
+        "cut.jpg": (whole.read_bytes()[:9000], ("truncated", "item")),
+        "page.jpg": (b"<!doctype html><title>404</title>", ("not-an-image", "item")),
+        "gone.jpg": (b"x", ("vanished", "item")),
+        "drawing.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ("unsupported-format", "item")),
+    }
+    for name, (data, _) in bad.items():
+        (folder / name).write_bytes(data)
+    items = pictures.listed()
+    (folder / "gone.jpg").unlink()
+    for outcome in palette(pictures.read, pool, items).all:
+        key = items[outcome.index].key
+        if key in bad:
+            assert blame(outcome) == bad[key][1], key
+        else:
+            assert outcome.failure is None, key
+            assert len(outcome.captions) == len(PROMPTS)
+
+
+def test_a_folder_that_is_away_is_not_the_pictures_fault(pool: DecodePool, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pictures = Pictures(folder)
+    items = pictures.draw(6)
+    folder.rename(tmp_path / "elsewhere")
+    found = palette(pictures.read, pool, items).all
+    assert {blame(outcome) for outcome in found} == {("source-missing", "worker")}
+
+
+def test_the_rows_say_what_the_picture_is(pool: DecodePool, pictures: Pictures) -> None:
+    items = pictures.draw(3)
+    facts = {outcome.index: outcome.image for outcome in palette(pictures.read, pool, items).all}
+    assert [facts[n].format for n in range(3)] == ["PNG", "JPEG", "WEBP"]
+    assert [(facts[n].width, facts[n].height) for n in range(3)] == [(30, 40), (31, 40), (32, 40)]
+    for item in items:
+        assert facts[item.index].file_size == (pictures.folder / item.key).stat().st_size
+        assert facts[item.index].sha256 != ImageFacts().sha256
+
+
+def test_a_slot_without_a_prompt_fails_its_item_only(pool: DecodePool, pictures: Pictures) -> None:
+    items = pictures.draw(4)
+    items[2] = replace(items[2], slots=("short", "haiku"))
+    found = palette(pictures.read, pool, items).all
+    assert {blame(outcome) for outcome in found if outcome.failure} == {("unknown-slot", "worker")}
+    assert [outcome.index for outcome in found if outcome.failure] == [2]
+
+
+def test_decoders_that_cannot_start_or_are_closed_are_the_workers_fault(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = pictures.draw(6)
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.executable", "/nonexistent/python")
+        with DecodePool(2, Limits()) as broken:
+            found = palette(pictures.read, broken, items).all
+    broken.close()
+    found += palette(pictures.read, broken, items).all
+    assert len(found) == 12
+    assert {blame(outcome) for outcome in found} == {("decoder-down", "worker")}
+
+
+def test_a_pool_closed_in_the_middle_loses_no_item(pictures: Pictures) -> None:
+    items = pictures.draw()
+    dying = DecodePool(2, Limits())
+    outcomes = Outcomes()
+    engine = PaletteEngine(pictures.read, dying, outcomes.post)
+    engine.use(spec_of("palette", PROMPTS))
+    engine.submit(items)
+    outcomes.wait(lambda found: len(found) >= 3)
+    dying.close()
+    found = outcomes.wait_for(len(items)).values()
+    engine.close()
+    assert {blame(outcome) for outcome in found if outcome.failure} <= {("decoder-down", "worker")}
+
+
+def test_what_decoding_children_import_is_small() -> None:
+    code = "import sys, cfbus.decoding, cfbus.engines.palette; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    assert "PIL" in loaded
+    assert not {"zmq", "pyarrow", "msgpack", "pydantic", "structlog", "yaml"} & set(loaded)

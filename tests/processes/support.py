@@ -1,0 +1,268 @@
+"""Real processes of one test: started with a mark in their environment, found by it, and all ended by pid.
+
+Knows how commands are started, watched and killed; nothing of what is in a store (see ``tables``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from cfbus.core.snapshot import Status
+from cfbus.tools.following import Follower
+
+MARK = "PROCESSES_TEST_MARK"
+POLL_SECONDS = 0.025
+PATIENCE_SECONDS = 60.0
+TICKS = os.sysconf("SC_CLK_TCK")
+T = TypeVar("T")
+
+
+def until(what: str | Callable[[], str], look: Callable[[], T | None], seconds: float = PATIENCE_SECONDS) -> T:
+    """The first true value of ``look``; fails with ``what`` when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}"
+        time.sleep(POLL_SECONDS)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A process as /proc shows it."""
+
+    pid: int
+    parent: int
+    command: tuple[str, ...]
+
+    def cpu_seconds(self) -> float:
+        """What it has used so far, with all its threads."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / TICKS
+
+
+@dataclass(eq=False)
+class Nursery:
+    """All processes of a test."""
+
+    folder: Path
+    mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    _started: list[Command] = field(default_factory=list)
+
+    def start(self, module: str, *arguments: str | Path) -> Command:
+        """``python -m module arguments…``, in a session of its own."""
+        command = Command(self, module, [str(argument) for argument in arguments], len(self._started))
+        self._started.append(command)
+        return command
+
+    def alive(self) -> list[Seen]:
+        """All that runs and carries the mark, whoever started it."""
+        mark = f"{MARK}={self.mark}".encode()
+        seen = []
+        for folder in Path("/proc").iterdir():
+            # Whatever ends while we look is gone; of a zombie the environment is empty.
+            with contextlib.suppress(OSError):
+                if folder.name.isdecimal() and mark in (folder / "environ").read_bytes().split(b"\0"):
+                    parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                    command = (folder / "cmdline").read_bytes().decode().split("\0")
+                    seen.append(Seen(int(folder.name), parent, tuple(command)))
+        return seen
+
+    def find(self, role: str, parent: int | None = None) -> Seen | None:
+        """The running daemon called ``broker``, ``writer`` or ``gpu-N``."""
+        name, _, number = role.partition("-")
+        for seen in self.alive():
+            arguments = seen.command
+            if f"cfbus.daemons.{name}" not in arguments or (parent is not None and seen.parent != parent):
+                continue
+            if not number or arguments[arguments.index("--gpu-id") + 1] == number:
+                return seen
+        return None
+
+    def await_none(self, seconds: float = 20.0) -> None:
+        """Everything has ended, children of children too."""
+        for command in self._started:
+            command.process.poll()
+        until(lambda: f"all processes have ended: {self.alive()}", lambda: not self.alive(), seconds)
+
+    def close(self) -> None:
+        """Kill what is left; fail if there was anything that had not ended by itself."""
+        for command in self._started:
+            command.process.poll()
+        try:
+            self.await_none(10.0)
+        finally:
+            while left := self.alive():
+                for seen in left:
+                    kill(seen.pid)
+                time.sleep(POLL_SECONDS)
+            for command in self._started:
+                command.process.wait()
+
+
+class Command:
+    """One command that was started; its output is in a file."""
+
+    def __init__(self, nursery: Nursery, module: str, arguments: Sequence[str], number: int) -> None:
+        self.log = nursery.folder / f"{number}-{module.rpartition('.')[2]}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, MARK: nursery.mark},
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def says(self, text: str, seconds: float = PATIENCE_SECONDS) -> None:
+        """Wait for this in the output."""
+
+        def look() -> bool:
+            assert self.process.poll() is None or text in self.said, f"ended without {text!r}: {self.said}"
+            return text in self.said
+
+        until(f"{text!r} in the output", look, seconds)
+
+    def ends(self, code: int, seconds: float = PATIENCE_SECONDS) -> str:
+        """Wait for its end with this exit code; returns all that it said."""
+        try:
+            ended = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {seconds:.0f} s; it said: {self.said}") from None
+        assert ended == code, f"exit code {ended}; it said: {self.said}"
+        return self.said
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+
+def kill(pid: int) -> None:
+    """kill -9."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """A port where nobody listens, outside of the range from which the kernel hands out."""
+    while True:
+        port = random.randint(15000, 30000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+class Run:
+    """One `cfbus run`."""
+
+    def __init__(self, nursery: Nursery, out: Path, *arguments: str | Path) -> None:
+        self.out = out
+        self._nursery = nursery
+        self.command = nursery.start("cfbus.tools.main", "run", *arguments, "--out", out)
+
+    def daemon(self, role: str) -> Seen:
+        """The child of this name, once it is there."""
+        return until(f"{role} runs", lambda: self._nursery.find(role, self.command.pid))
+
+    def follow(self) -> Watch:
+        """A watch over the broker of this run, once it serves."""
+        log = self.out / "run" / "logs" / "broker.log"
+
+        def serves() -> list[str]:
+            lines = log.read_text().splitlines() if log.exists() else []
+            return [line for line in lines if " broker.serves " in line]
+
+        words = until("the broker serves", serves)[-1].split(" ", 6)
+        facts = dict(word.split("=", 1) for word in words if "=" in word)
+        line = facts["server_key"].strip('"')
+        return Watch(self.out / "keys" / "admin.key_secret", line, f"tcp://127.0.0.1:{facts['stats_port']}")
+
+
+class Watch:
+    """What the broker publishes about the run."""
+
+    def __init__(self, key_file: Path, server_line: str, endpoint: str) -> None:
+        self._follower = Follower(key_file, server_line, endpoint)
+
+    def until(self, what: str, is_true: Callable[[Status], bool], seconds: float = PATIENCE_SECONDS) -> Status:
+        """The first status for which this is true."""
+        deadline = time.monotonic() + seconds
+        newest: Status | None = None
+        while time.monotonic() < deadline:
+            newest = self._follower.next(0.1) or newest
+            if newest is not None and is_true(newest):
+                return newest
+        raise AssertionError(f"not within {seconds:.0f} s: {what}; the last status is {newest}")
+
+    def fresh(self) -> Status:
+        """A status that was published from now on."""
+        self._follower.next(0)
+        return self.until("a status", lambda _: True)
+
+    def close(self) -> None:
+        self._follower.close()
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Terminals:
+    """A bus as a person starts it: a command in each terminal."""
+
+    def __init__(self, nursery: Nursery, folder: Path, *settings: str, images: Path | None = None) -> None:
+        self.folder = folder
+        self.store = folder / "captions"
+        self.config = folder / "cfbus.yaml"
+        self._nursery = nursery
+        port, self._stats_port = free_port(), free_port()
+        servers = [f"{who}.server=tcp://127.0.0.1:{port}" for who in ("writer", "worker", "admin")]
+        ports = [f"broker.port={port}", f"broker.stats_port={self._stats_port}"]
+        flags = [word for setting in (*ports, *servers, *settings) for word in ("--set", setting)]
+        where = ["--images", str(images)] if images else []
+        nursery.start("cfbus.tools.main", "init", folder, *where, *flags).ends(0)
+
+    def start(self, role: str) -> Command:
+        """``broker``, ``writer``, or ``gpu-N``."""
+        name, _, number = role.partition("-")
+        gpu = ["--gpu-id", number] if number else []
+        return self._nursery.start(f"cfbus.daemons.{name}", "--config", self.config, *gpu)
+
+    def admin(self, verb: str) -> dict[str, str]:
+        """`cfbus-admin VERB`."""
+        said = self._nursery.start("cfbus.tools.admin", "--config", self.config, verb, "--json").ends(0)
+        facts: dict[str, str] = json.loads(said)
+        return facts
+
+    def watch(self) -> Watch:
+        """A watch over the broker, as ``admin.stats`` would be."""
+        line = next(
+            text.partition("server_key:")[2].strip().strip("'\"")
+            for text in self.config.read_text().splitlines()
+            if text.strip().startswith("server_key:")
+        )
+        return Watch(self.folder / "keys" / "admin.key_secret", line, f"tcp://127.0.0.1:{self._stats_port}")

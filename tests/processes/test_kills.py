@@ -1,0 +1,110 @@
+"""kill -9 of each process, and of all, in the middle of a run: nothing that was durable is lost or made twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from processes.support import Nursery, Run, kill, until
+from processes.tables import durable, exact_scripted, journal_bytes, sealed_bytes, untouched
+
+ITEMS = 6000
+SLOTS = ("short", "long")
+MIDDLE_BYTES = 600_000
+"""An item is 600 characters: this is a sixth of all."""
+
+
+def scripted(nursery: Nursery, out: Path, *settings: str, rate: int = 3000, workers: int = 1) -> Run:
+    """A run of ITEMS made-up items."""
+    source = ("dataset.source=scripted", f"dataset.items={ITEMS}", f"captions.scripted.rate={rate}")
+    flags = [word for setting in (*source, *settings) for word in ("--set", setting)]
+    slots = [word for slot in SLOTS for word in ("--slot", f"{slot}=Say something {slot}.")]
+    return Run(nursery, out, "--engine", "scripted", "--workers", str(workers), *slots, *flags)
+
+
+def in_the_middle(run: Run) -> None:
+    """Some of it is durable, and much of it is not."""
+    until("some of it is durable", lambda: journal_bytes(run.out) > MIDDLE_BYTES)
+    assert journal_bytes(run.out) < ITEMS * 600 * 2 // 3
+    assert run.command.process.poll() is None
+
+
+@pytest.mark.parametrize("role", ["writer", "gpu-0"])
+def test_a_daemon_that_is_killed_is_started_again(role: str, nursery: Nursery, tmp_path: Path) -> None:
+    run = scripted(nursery, tmp_path / "out", rate=1500, workers=2)
+    victim = run.daemon(role)
+    in_the_middle(run)
+    kill(victim.pid)
+    said = run.command.ends(0)
+    assert f"{role} was killed by signal 9; starting it again" in said
+    assert said.count("starting it again") == 1
+    exact_scripted(run.out, ITEMS, SLOTS)
+
+
+def test_a_run_that_is_killed_leaves_nothing_behind_and_goes_on(nursery: Nursery, tmp_path: Path) -> None:
+    run = scripted(nursery, tmp_path / "out")
+    in_the_middle(run)
+    kill(run.command.pid)
+    run.command.ends(-9)
+    # The daemons notice by themselves; what they hold is sealed or spooled.
+    nursery.await_none(15.0)
+    before = durable(run.out)
+    segments = sealed_bytes(run.out)
+    assert 0 < len(before) < ITEMS
+    assert segments
+    again = scripted(nursery, run.out)
+    again.command.ends(0)
+    untouched(before, exact_scripted(run.out, ITEMS, SLOTS))
+    assert segments.items() <= sealed_bytes(run.out).items()
+
+
+def test_a_new_run_waits_for_what_a_killed_one_left(nursery: Nursery, tmp_path: Path) -> None:
+    run = scripted(nursery, tmp_path / "out")
+    in_the_middle(run)
+    kill(run.command.pid)
+    scripted(nursery, run.out).command.ends(0)
+    exact_scripted(run.out, ITEMS, SLOTS)
+
+
+def test_after_all_is_killed_the_same_command_goes_on(nursery: Nursery, tmp_path: Path) -> None:
+    # Small segments, so that a seal or a listing may be under way too.
+    run = scripted(nursery, tmp_path / "out", "storage.seal_mib=1", "storage.seal_seconds=1")
+    in_the_middle(run)
+    while alive := nursery.alive():
+        for seen in alive:
+            kill(seen.pid)
+        run.command.process.poll()
+    before = durable(run.out)
+    assert 0 < len(before) < ITEMS
+    again = scripted(nursery, run.out)
+    again.command.ends(0)
+    untouched(before, exact_scripted(run.out, ITEMS, SLOTS))
+
+
+def test_a_storm(nursery: Nursery, tmp_path: Path) -> None:
+    """Each daemon dies, and some die again."""
+    run = scripted(nursery, tmp_path / "out", "storage.seal_mib=1", rate=1000, workers=2)
+    for step, role in enumerate(("broker", "gpu-1", "writer", "broker", "writer"), 1):
+        until("more of it is durable", lambda: len_of_all(run.out) > step * 300_000)
+        kill(run.daemon(role).pid)
+    assert run.command.ends(0).count("starting it again") == 5
+    exact_scripted(run.out, ITEMS, SLOTS)
+
+
+def len_of_all(out: Path) -> int:
+    """Journal and segments; these are packed, so this grows with what is durable, but not evenly."""
+    return journal_bytes(out) + 10 * sum(len(data) for data in sealed_bytes(out).values())
+
+
+def test_the_ledger_is_disposable(nursery: Nursery, tmp_path: Path) -> None:
+    run = scripted(nursery, tmp_path / "out")
+    broker = run.daemon("broker")
+    in_the_middle(run)
+    kill(broker.pid)
+    ledgers = list((run.out / "run").glob("ledger.sqlite*"))
+    assert ledgers
+    for path in ledgers:
+        path.unlink(missing_ok=True)
+    run.command.ends(0)
+    exact_scripted(run.out, ITEMS, SLOTS)

@@ -1,0 +1,169 @@
+"""Beginning, pausing, idling and ending, in order and in a hurry."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+from processes.support import Nursery, Run, Terminals, until
+from processes.tables import durable, exact_scripted, journal_bytes, make_pictures, untouched
+
+ITEMS = 2000
+IDLE_SECONDS = 3.0
+IDLE_SHARE = 0.02
+
+
+def scripted(nursery: Nursery, out: Path) -> Run:
+    """A run that takes some seconds."""
+    settings = ("dataset.source=scripted", f"dataset.items={ITEMS}", "captions.scripted.rate=500")
+    flags = [word for setting in settings for word in ("--set", setting)]
+    return Run(nursery, out, "--engine", "scripted", "--workers", "1", *flags)
+
+
+def test_ctrl_c_drains_and_the_same_command_goes_on(nursery: Nursery, tmp_path: Path) -> None:
+    run = scripted(nursery, tmp_path / "out")
+    until("some of it is durable", lambda: journal_bytes(run.out) > 60_000)
+    began = time.monotonic()
+    run.command.signal(signal.SIGINT)
+    said = run.command.ends(130)
+    assert time.monotonic() - began < 15
+    assert "Draining" in said
+    assert "the same command goes on from here" in said
+    assert not list((run.out / "journal").glob("*.sqlite*")), "not all is sealed"
+    assert not list((run.out / "run" / "spool").rglob("*.result")), "not all was delivered"
+    nursery.await_none(1.0)
+    before = durable(run.out)
+    assert 0 < len(before) < ITEMS
+    scripted(nursery, run.out).command.ends(0)
+    untouched(before, exact_scripted(run.out, ITEMS, ["caption"]))
+
+
+def test_ending_twice_is_quick_and_loses_nothing(nursery: Nursery, tmp_path: Path) -> None:
+    run = scripted(nursery, tmp_path / "out")
+    until("some of it is durable", lambda: journal_bytes(run.out) > 60_000)
+    run.command.signal(signal.SIGTERM)  # as good as Ctrl-C
+    run.command.says("Draining")
+    began = time.monotonic()
+    run.command.signal(signal.SIGINT)
+    run.command.ends(130)
+    assert time.monotonic() - began < 5
+    nursery.await_none(1.0)
+    before = durable(run.out)
+    assert 0 < len(before) < ITEMS
+    scripted(nursery, run.out).command.ends(0)
+    untouched(before, exact_scripted(run.out, ITEMS, ["caption"]))
+
+
+def test_an_idle_worker_gets_released_work_at_once(nursery: Nursery, tmp_path: Path) -> None:
+    items = 400
+    bus = Terminals(
+        nursery,
+        tmp_path / "bus",
+        "dataset.source=scripted",
+        f"dataset.items={items}",
+        "captions.engine=scripted",
+        "captions.scripted.rate=30",
+        "worker.concurrency=150",
+        "broker.lease_seconds=86400",
+    )
+    ledger = bus.folder / "broker" / "ledger.sqlite"
+    broker, writer, first = (bus.start(role) for role in ("broker", "writer", "gpu-0"))
+    with bus.watch() as watch:
+        watch.until("one worker has all of it", lambda s: s.done < s.done + s.leased == s.items > 0)
+        [instance] = holders(ledger)
+        second = bus.start("gpu-1")
+        watch.until("the other is there", lambda s: s.workers == 2)
+        assert holders(ledger) == {instance}, "there was something left for it"
+        first.signal(signal.SIGTERM)
+        until("the other has a lease of its own", lambda: holders(ledger) - {instance}, 5.0)
+        watch.until("all of it is done", lambda s: s.finished)
+        first.ends(0)
+    for daemon in (second, writer, broker):
+        daemon.signal(signal.SIGTERM)
+        daemon.ends(0)
+    exact_scripted(bus.store, items, ["caption"])
+
+
+def holders(ledger: Path) -> set[str]:
+    """The workers that were granted leases which are no backups."""
+    with closing(sqlite3.connect(ledger)) as database:
+        return {instance for (instance,) in database.execute("SELECT instance FROM leases WHERE NOT backup")}
+
+
+def test_pause_stops_new_leases_and_resume_goes_on(nursery: Nursery, tmp_path: Path) -> None:
+    items = 1200
+    bus = Terminals(
+        nursery,
+        tmp_path / "bus",
+        "dataset.source=scripted",
+        f"dataset.items={items}",
+        "captions.engine=scripted",
+        "captions.scripted.rate=300",
+        "worker.concurrency=20",
+        "broker.chunk_size=100",
+    )
+    daemons = [bus.start(role) for role in ("broker", "writer", "gpu-0")]
+    with bus.watch() as watch:
+        watch.until("some of it is done", lambda s: s.done > 100)
+        assert bus.admin("pause") == {"paused": "yes"}
+        paused = watch.until("it is paused and what was leased is done", lambda s: s.paused and not s.leased)
+        assert paused.why == "paused"
+        assert 100 < paused.done < items
+        assert not paused.finished
+        facts = bus.admin("status")
+        assert facts["done"] == str(paused.done)
+        assert facts["leases_granted"] == str(paused.leases_granted)
+        assert facts["captions"] == str(paused.captions) == str(paused.done)
+        assert (facts["paused"], facts["leased"], facts["workers"]) == ("True", "0", "1")
+        assert idle_share(nursery) < IDLE_SHARE
+        assert watch.fresh().leases_granted == paused.leases_granted
+        assert bus.admin("resume") == {"paused": "no"}
+        resumed = watch.until("leases are granted", lambda s: s.leased > 0)
+        assert not resumed.paused
+        assert not resumed.why
+        done = watch.until("all is done and sealed", lambda s: s.finished and s.sealed)
+        assert done.done == done.items == done.captions == items
+        assert done.leases_ended == done.leases_granted > paused.leases_granted
+        assert (done.leased, done.dead_letters, done.to_try_again, done.results_refused) == (0, 0, 0, 0)
+    exact_scripted(bus.store, items, ["caption"])
+    for daemon in reversed(daemons):
+        daemon.signal(signal.SIGTERM)
+        daemon.ends(0)
+
+
+def test_daemons_that_have_nothing_to_do_use_no_cpu(nursery: Nursery, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    make_pictures(pictures, 0, 3)
+    bus = Terminals(nursery, tmp_path / "bus", images=pictures)
+    writer, gpu = bus.start("writer"), bus.start("gpu-0")
+    for daemon in (writer, gpu):
+        daemon.says("bus.retrying")
+    assert idle_share(nursery) < IDLE_SHARE, "looking for the broker"
+    broker = bus.start("broker")
+    with bus.watch() as watch:
+        watch.until("all is done and sealed", lambda s: s.finished and s.sealed)
+        assert idle_share(nursery) < IDLE_SHARE, "finished, and watched"
+    broker.signal(signal.SIGTERM)
+    broker.ends(0)
+    for daemon in (writer, gpu):
+        daemon.says("bus.disconnected")
+    assert idle_share(nursery) < IDLE_SHARE, "the broker is gone"
+    for daemon in (writer, gpu):
+        daemon.signal(signal.SIGTERM)
+        daemon.ends(0, 10.0)
+
+
+def idle_share(nursery: Nursery) -> float:
+    """The share of a core that the busiest process has used in a few seconds, once what began is settled."""
+    used = []
+    for _ in range(3):
+        before = {seen: seen.cpu_seconds() for seen in nursery.alive()}
+        assert len(before) >= 2
+        time.sleep(IDLE_SECONDS)
+        used.append(max(seen.cpu_seconds() - cpu for seen, cpu in before.items()) / IDLE_SECONDS)
+        if used[-1] < IDLE_SHARE:
+            break
+    return used[-1]

@@ -1,0 +1,116 @@
+"""`cfbus run`: from folders to tables, again and again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import duckdb
+
+from processes.support import Nursery, Run, until
+from processes.tables import exact_pictures, exact_scripted, failures, journal_bytes, make_pictures, sealed_bytes
+
+SLOTS = ("short", "long")
+FLAGS = ("--slot", "short=Describe this image in one short sentence.", "--slot", "long=Describe this image in detail.")
+
+
+def test_a_folder_becomes_a_table_and_only_what_is_new_is_captioned_later(nursery: Nursery, tmp_path: Path) -> None:
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    make_pictures(pictures, 0, 200)
+    said = Run(nursery, out, pictures, *FLAGS, "--workers", "2").command.ends(0)
+    assert "400 captions written" in said
+    first = exact_pictures(out, pictures, SLOTS)
+    segments = sealed_bytes(out)
+    logs = {path: path.stat().st_size for path in (out / "run" / "logs").iterdir()}
+
+    began = time.monotonic()
+    said = Run(nursery, out, pictures, *FLAGS).command.ends(0)
+    assert "Nothing to do: all 200 images of pictures are captioned." in said
+    assert time.monotonic() - began < 10  # a second here; more only when the machine is busy
+    assert {path: path.stat().st_size for path in (out / "run" / "logs").iterdir()} == logs
+
+    make_pictures(pictures, 200, 7)
+    # The folder and the slots are remembered.
+    said = Run(nursery, out).command.ends(0)
+    assert "14 captions written" in said
+    again = exact_pictures(out, pictures, SLOTS)
+    assert set(first) < set(again)
+    assert segments.items() < sealed_bytes(out).items()
+    query = f"select count(*), count(distinct (item_key, slot)), min(length(caption)) from '{out}/captions/*.parquet'"
+    [(all_rows, distinct, shortest)] = duckdb.sql(query).fetchall()
+    assert (all_rows, distinct) == (414, 414)
+    assert shortest > 10
+
+
+def test_dead_letters_have_their_reasons_and_an_exit_code(nursery: Nursery, tmp_path: Path) -> None:
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    make_pictures(pictures, 0, 30)
+    whole = (pictures / "00001.jpg").read_bytes()
+    bad = {"cut.jpg": whole[: len(whole) // 2], "empty.jpg": b"", "words.jpg": b"no picture at all\n" * 40}
+    for name, data in bad.items():
+        (pictures / name).write_bytes(data)
+    said = Run(nursery, out, pictures, *FLAGS).command.ends(3)
+    told = "3 images could not be captioned"
+    assert told in said
+    exact_pictures(out, pictures, SLOTS, without=bad)
+    found = {str(row["item_key"]): row for row in failures(out)}
+    assert set(found) == set(bad)
+    assert len(failures(out)) == 3
+    for row in found.values():
+        assert row["fault"] == "item"
+        assert row["attempts"] == 3
+        assert row["reason"]
+        assert row["detail"]
+    assert len({row["reason"] for row in found.values()}) > 1
+
+    again = Run(nursery, out, pictures, *FLAGS).command.ends(3)
+    assert "Nothing to do" in again
+    assert said[said.index(told) :] == again[again.index(told) :]
+    assert len(failures(out)) == 3
+
+
+def test_failures_of_a_script_are_neither_lost_nor_captioned(nursery: Nursery, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = ("dataset.source=scripted", "dataset.items=400", "captions.scripted.failures=0.1")
+    flags = [word for setting in settings for word in ("--set", setting)]
+    said = Run(nursery, out, "--engine", "scripted", *flags).command.ends(3)
+    failed = [str(row["item_key"]) for row in failures(out)]
+    assert 10 < len(failed) < 100
+    assert f"{len(failed)} images could not be captioned" in said
+    captioned = duckdb.sql(f"select item_key from '{out}/captions/*.parquet'").fetchall()
+    assert sorted([*failed, *(key for (key,) in captioned)]) == [f"item-{number:08d}" for number in range(400)]
+
+
+def test_a_second_run_waits_for_the_first(nursery: Nursery, tmp_path: Path) -> None:
+    out, items = tmp_path / "out", 3000
+    settings = ("dataset.source=scripted", f"dataset.items={items}", "captions.scripted.rate=500")
+    flags = ["--engine", "scripted", *(word for setting in settings for word in ("--set", setting))]
+    first = Run(nursery, out, *flags)
+    until("some of it is durable", lambda: journal_bytes(out) > 100_000)
+    patient = Run(nursery, out, *flags)
+    hasty = Run(nursery, out, *flags, "--wait", "0.5")
+    said = hasty.command.ends(75)
+    assert "Waiting for the processes of another run" in said
+    assert "Another run is at work" in said
+    patient.command.says("Waiting for the processes of another run")
+    assert first.command.process.poll() is None
+    os.kill(first.command.pid, signal.SIGINT)
+    first.command.ends(130)
+    patient.command.ends(0)
+    exact_scripted(out, items, ["caption"])
+
+
+def test_a_second_run_finds_nothing_to_do_when_the_first_did_it_all(nursery: Nursery, tmp_path: Path) -> None:
+    out, items = tmp_path / "out", 400
+    settings = ("dataset.source=scripted", f"dataset.items={items}", "captions.scripted.rate=200")
+    flags = ["--engine", "scripted", *(word for setting in settings for word in ("--set", setting))]
+    first = Run(nursery, out, *flags)
+    until("some of it is durable", lambda: journal_bytes(out) > 0)
+    second = Run(nursery, out, *flags)
+    second.command.says("Waiting for the processes of another run")
+    assert first.command.process.poll() is None
+    assert f"{items} captions written" in first.command.ends(0)
+    assert f"Nothing to do: all {items} images of scripted are captioned." in second.command.ends(0)
+    exact_scripted(out, items, ["caption"])
