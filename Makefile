@@ -36,7 +36,7 @@ test: $(VENV)/.dev  ## all tests, with the minutes of each part
 	@failed=0; report=; \
 	part() { \
 	  name=$$1; shift; echo "== tests: $$name"; began=$$(date +%s); \
-	  if $(RUN) -m pytest -q $(PYTEST_ARGS) "$$@"; then verdict=passed; else verdict=FAILED; failed=1; fi; \
+	  if $(RUN) -m pytest -q -n 2 $(PYTEST_ARGS) "$$@"; then verdict=passed; else verdict=FAILED; failed=1; fi; \
 	  took=$$(( $$(date +%s) - began )); \
 	  report="$$report$$(printf '%-12s %3d.%d min  %s' "$$name" $$((took / 60)) $$((took % 60 / 6)) $$verdict)|"; \
 	}; \

@@ -33,7 +33,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from cfbus.config_file import Problem, Tree, absolute, discover, read_file
-from cfbus.config_overlay import Flag, overlay_environment, overlay_sets
+from cfbus.config_overlay import Option, overlay_environment, overlay_sets
 from cfbus.config_words import ModelSchema, Section, commented
 from cfbus.errors import ConfigError
 from cfbus.logs import display
@@ -340,7 +340,7 @@ class Loaded:
 def load(
     component: str,
     explicit: Path | None = None,
-    overrides: Sequence[str | Flag] = (),
+    overrides: Sequence[str | Option] = (),
     environ: Mapping[str, str] = os.environ,
 ) -> Loaded:
     """Reads and checks the configuration of ``component`` (``broker``, ``gpu``, …: names its file).

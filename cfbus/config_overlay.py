@@ -20,8 +20,8 @@ ENV_PREFIX = "CFBUS_"
 
 
 @dataclass(frozen=True, slots=True)
-class Flag:
-    """A flag that stands for one key: ``--port 7710`` for ``broker.port``. ``said`` is what the person typed."""
+class Option:
+    """A command-line option for one key: ``--port 7710`` for ``broker.port``. ``said`` is what the person typed."""
 
     said: str
     path: KeyPath
@@ -47,10 +47,10 @@ def overlay_environment(tree: Tree, environ: Mapping[str, str], schema: Schema, 
             _lay(tree, path, environ[name], Origin(display(name), cwd), schema)
 
 
-def overlay_sets(tree: Tree, overrides: Sequence[str | Flag], schema: Schema, cwd: Path) -> None:
-    """Lays flags and the ``a.b=c`` of ``--set`` over the tree; of several for one key the last wins."""
+def overlay_sets(tree: Tree, overrides: Sequence[str | Option], schema: Schema, cwd: Path) -> None:
+    """Lays options and the ``a.b=c`` of ``--set`` over the tree; of several for one key the last wins."""
     for override in overrides:
-        if isinstance(override, Flag):
+        if isinstance(override, Option):
             _lay(tree, override.path, override.text, Origin(display(override.said, 80), cwd), schema)
             continue
         name, equals, text = override.partition("=")

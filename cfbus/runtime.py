@@ -254,18 +254,25 @@ def last_frame(command: Callable[[], int]) -> int:
     try:
         return command()
     except CfbusError as error:
-        sys.stderr.write(f"{_shown(error.message)}\n")
+        _tell(error.message)
         if error.hint:
-            sys.stderr.write(f"  {_shown(error.hint)}\n")
+            _tell(f"  {error.hint}")
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception:  # noqa: BLE001 - the one place where anything at all is caught
         logs.get_logger().error("bug", exc_info=True)
-        sys.stderr.write("This is a bug in cfbus; please report it with the lines above.\n")
+        _tell("This is a bug in cfbus; please report it with the lines above.")
         return CfbusError.exit_code
     finally:
         logs.flush()
+
+
+def _tell(text: str) -> None:
+    """A line for a person. Where it cannot be written (a log on a full disk), the exit code still speaks."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{_shown(text)}\n")
+        sys.stderr.flush()
 
 
 def _shown(text: str) -> str:

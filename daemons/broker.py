@@ -20,11 +20,11 @@ from cfbus.bus import auth, keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.wire import WireError, decode, encode
 from cfbus.core.broker import Broker
-from cfbus.core.effects import Effect, Note, Peer, Send, Stop
+from cfbus.core.effects import DropLeases, Effect, Note, Peer, SaveLease, SavePosition, Send, Stop
 from cfbus.core.state import Rules
 from cfbus.core.watching import status, workers
 from cfbus.daemons.flags import Start, common_flags, override, start
-from cfbus.errors import EXIT_DONE, UnsafeError
+from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
 from cfbus.store.durable import make_dir
 from cfbus.store.ledger import Ledger
 from cfbus.store.registry import Registry
@@ -35,6 +35,8 @@ WORKERS_SECONDS = 5.0
 MANY_PAGES = 8
 WATCHDOG_SECONDS = 5.0
 KEYS_SECONDS = 60.0
+MAX_OWED = 10_000
+Kept = DropLeases | SaveLease | SavePosition
 DOMAINS = {
     sockets.BUS_DOMAIN: {m.Role.WORKER, m.Role.WRITER, m.Role.FEEDER, m.Role.ADMIN, m.Role.ENROL},
     sockets.STATS_DOMAIN: {m.Role.MONITOR, m.Role.ADMIN},
@@ -91,6 +93,7 @@ class BrokerDaemon:
         )
         self._core = Broker(rules, runtime.new_id, self._ledger.remembered(), runtime.now())
         self._dropped: Counter[str] = Counter()
+        self._owed: list[Effect] = []
         self._watchers = 0
         self._stats_at = self._workers_at = self._watchdog_at = self._keys_at = 0.0
         self._last_status = ""
@@ -183,7 +186,7 @@ class BrokerDaemon:
 
     def _carry_out(self, effects: list[Effect]) -> None:
         """What must be durable first, then what depends on it."""
-        self._ledger.apply(effects)
+        self._remember(effects)
         for effect in effects:
             match effect:
                 case Send(to, message, payload):
@@ -195,6 +198,19 @@ class BrokerDaemon:
                     raise UnsafeError(sentence, hint)
                 case _:
                     pass
+
+    def _remember(self, effects: list[Effect]) -> None:
+        """In the ledger. It is disposable, so a full disk must not end the bus: what it missed is written with what
+        comes next, and a broker that ends before has forgotten some leases, whose unacked work is done again."""
+        changes = [*self._owed, *(effect for effect in effects if isinstance(effect, Kept))]
+        try:
+            self._ledger.apply(changes)
+        except DiskFullError as error:
+            if not self._owed:
+                self._log.error("ledger.no-room", why=str(error))
+            self._owed = changes[-MAX_OWED:]
+        else:
+            self._owed = []
 
     # ------------------------------------------------------------------ keys and stats
 

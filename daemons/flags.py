@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cfbus import __version__, config, logs
-from cfbus.config_overlay import Flag
+from cfbus.config_overlay import Option
 from cfbus.runtime import Family, last_frame
 
 COMMON = (
@@ -40,7 +40,7 @@ def common_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def start(component: str, serve: Callable[[Start], int], overrides: list[Flag], common: dict[str, Any]) -> int:
+def start(component: str, serve: Callable[[Start], int], overrides: list[Option], common: dict[str, Any]) -> int:
     """Load the configuration, set up logging, and serve; ``overrides`` come from a daemon's own flags."""
 
     def command() -> int:
@@ -53,6 +53,6 @@ def start(component: str, serve: Callable[[Start], int], overrides: list[Flag], 
     return last_frame(command)
 
 
-def override(said: str, key: str, value: object) -> list[Flag]:
+def override(said: str, key: str, value: object) -> list[Option]:
     """A flag for one key of the configuration, if it was given."""
-    return [] if value is None else [Flag(said, tuple(key.split(".")), str(value))]
+    return [] if value is None else [Option(said, tuple(key.split(".")), str(value))]

@@ -89,8 +89,8 @@ class WriterDaemon:
         self._journal_since = runtime.now() if self._journal.size() else None
         self._left = False
         self._scanning: Chore | None = None
-        self._scan_task = ""
-        self._listed: list[ShardRow] = []
+        self._scan_task: StartTask | None = None
+        self._put_off: list[StartTask] = []
 
     def _take_up(self) -> None:
         """Tell the core what the store holds."""
@@ -189,7 +189,8 @@ class WriterDaemon:
                 case StartTask():
                     self._task(effect)
                 case ProbeRoom():
-                    if probe_room(self._store.staging_dir):
+                    waits = (self._seal_tasks or self._put_off) and runtime.now() < self._seal_retry_at
+                    if not waits and probe_room(self._store.staging_dir):
                         self._carry_out(self._core.has_room(runtime.now()))
                 case Note(event, facts):
                     self._log.info(event, **dict(facts))
@@ -214,9 +215,20 @@ class WriterDaemon:
     # ------------------------------------------------------------------ tasks
 
     def _task(self, task: StartTask) -> None:
+        try:
+            self._begin(task)
+        except DiskFullError as error:
+            self._later(task, str(error))
+
+    def _later(self, task: StartTask, why: str) -> None:
+        """There is no room for it now; it is begun again when there may be."""
+        self._put_off.append(task)
+        self._no_room(runtime.now(), why)
+
+    def _begin(self, task: StartTask) -> None:
         match task.kind:
             case "scan":
-                self._scan(task.task)
+                self._scan(task)
             case "open-pass":
                 number = self._manifest.add_pass(task.slots)
                 self._carry_out(self._core.pass_opened(number, task.slots))
@@ -240,11 +252,11 @@ class WriterDaemon:
                 for who, captions in self._journal.totals().items():
                     totals[who] = totals.get(who, 0) + captions
                 write_contributors(self._store, table, totals)
-        except (DiskFullError, ValueError) as error:
+        except ValueError as error:
             problem = str(error)
         self._ended(task.task, problem)
 
-    def _scan(self, task: str) -> None:
+    def _scan(self, task: StartTask) -> None:
         assert self._store.lock_fd is not None
         self._scan_task = task
         command = [sys.executable, "-m", "cfbus.daemons.lister", str(self._store.root)]
@@ -254,17 +266,29 @@ class WriterDaemon:
         )
 
     def _shard_listed(self, line: bytes) -> None:
+        if self._scanning is None or self._scan_task is None:
+            return  # it was ended, and this had come before
         row = ShardRow(**json.loads(line))
-        self._manifest.add_shards([row])
+        try:
+            self._manifest.add_shards([row])
+        except DiskFullError as error:
+            self._scanning.end()
+            self._scanning = None
+            self._later(self._scan_task, str(error))
+            return
         self._carry_out(self._core.shards_listed([(row.name, row.length)]))
 
     def _scan_ended(self, exit_code: int, said: str) -> None:
         self._scanning = None
+        assert self._scan_task is not None
+        if exit_code == DiskFullError.exit_code:
+            self._later(self._scan_task, said)
+            return
         problem = "" if exit_code == EXIT_DONE else said or f"the lister ended with exit code {exit_code}"
         if said and not problem:
             self._log.warning("listing.remarks", said=said)
         self._log.info("listing.ended", shards=self._manifest.shard_count(), problem=problem)
-        self._ended(self._scan_task, problem, self._manifest.shard_count())
+        self._ended(self._scan_task.task, problem, self._manifest.shard_count())
 
     # ------------------------------------------------------------------ sealing
 
@@ -278,6 +302,10 @@ class WriterDaemon:
         wanted = self._loop.stop_requests or self._seal_tasks or self._journal.size() >= self._segment_bytes
         if (wanted or at >= self._seal_at()) and self._journal.size() and at >= self._seal_retry_at:
             self._roll(at)
+        if self._put_off and at >= self._seal_retry_at:
+            again, self._put_off = self._put_off, []
+            for task in again:
+                self._task(task)
         closed = self._journal.closed()
         self._core.backlog = self._journal.size() + sum(file.size for file in closed)
         if closed and self._sealing is None and at >= self._seal_retry_at:
@@ -290,7 +318,7 @@ class WriterDaemon:
         try:
             self._journal.roll()
         except DiskFullError as error:
-            self._seal_failed(at, str(error))
+            self._no_room(at, str(error))
             return
         self._journal_since = None
 
@@ -307,9 +335,12 @@ class WriterDaemon:
     def _seal_ended(self, exit_code: int, said: str) -> None:
         self._sealing = None
         assert self._sealing_file is not None
-        if exit_code == DiskFullError.exit_code or (exit_code < 0 and self._seal_deaths < MAX_SEAL_DEATHS):
-            self._seal_deaths += exit_code < 0
-            self._seal_failed(runtime.now(), said or f"the child that seals ended by signal {-exit_code}")
+        if exit_code == DiskFullError.exit_code:
+            self._no_room(runtime.now(), said)
+            return
+        if exit_code < 0 and self._seal_deaths < MAX_SEAL_DEATHS:
+            self._seal_deaths += 1
+            self._seal_failed(runtime.now(), f"the child that seals ended by signal {-exit_code}")
             return
         self._seal_deaths = 0
         if exit_code != EXIT_DONE or self._seal_result is None:
@@ -317,12 +348,17 @@ class WriterDaemon:
         try:
             row = record(self._manifest, self._journal, self._sealing_file, self._seal_result)
         except DiskFullError as error:
-            self._seal_failed(runtime.now(), str(error))
+            self._no_room(runtime.now(), str(error))
             return
         self._log.info("segment.sealed", rows=row.rows, failures=row.failures, bytes=row.size, first=row.first)
 
+    def _no_room(self, at: float, why: str) -> None:
+        """While there is room for the journal the work goes on; when the broker waits for this, people have to know."""
+        self._core.disk_full = self._core.disk_full or bool(self._seal_tasks or self._put_off)
+        self._seal_failed(at, why)
+
     def _seal_failed(self, at: float, why: str) -> None:
-        """No room: nothing is lost, the journal keeps it; try again later."""
+        """Nothing is lost, the journal keeps it; try again later."""
         self._seal_retry_at = at + SEAL_RETRY_SECONDS
         self._log.error("seal.put-off", why=why)
         if self._loop.stop_requests:

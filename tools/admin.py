@@ -25,6 +25,7 @@ from cfbus.errors import EXIT_DONE, TryAgainError, UsageError
 from cfbus.runtime import last_frame
 from cfbus.tools import progress
 from cfbus.tools.main import Verbs, begin
+from cfbus.tools.screen import answer
 
 TIMEOUT_SECONDS = 15.0
 
@@ -133,7 +134,7 @@ def _ask(context: click.Context, verb: str, in_json: bool) -> None:
     def go() -> int:
         settings = config.load("admin", config_file, overrides, os.environ).config
         facts = Call(settings, verb).answer().facts
-        click.echo(as_json(facts) if in_json else as_text(facts))
+        answer(as_json(facts) if in_json else as_text(facts))
         return EXIT_DONE
 
     sys.exit(last_frame(go))

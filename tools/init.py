@@ -14,7 +14,7 @@ import click
 
 from cfbus import config
 from cfbus.bus.messages import Role
-from cfbus.config_overlay import Flag
+from cfbus.config_overlay import Option
 from cfbus.errors import EXIT_DONE, UsageError
 from cfbus.runtime import last_frame
 from cfbus.sources.base import NothingKnown
@@ -22,6 +22,7 @@ from cfbus.sources.opening import open_source
 from cfbus.store.durable import disk_errors, new_file, publish
 from cfbus.tools import keyring
 from cfbus.tools.local import KEY_FILES
+from cfbus.tools.screen import answer
 
 ROLES = {"writer": Role.WRITER, "gpu-0": Role.WORKER, "admin": Role.ADMIN}
 NO_FILE = Path(os.devnull)
@@ -41,13 +42,13 @@ def initialise(folder: Path, images: tuple[Path, ...], overrides: tuple[str, ...
     with disk_errors(path):
         if path.exists():
             raise UsageError(f"{path} is there already.", "Edit it, or choose another folder.")
-    wanted = [*_flags(folder, images), *overrides]
+    wanted: list[str | Option] = [*_flags(folder, images), *overrides]
     settings = config.load("init", NO_FILE, wanted, os.environ).config
     if images:
         next(open_source(settings.dataset).shards(NothingKnown()), None)
     ring = keyring.prepare(folder / "keys", folder / "broker" / "registry.sqlite", ROLES)
     line = ring.server_line()
-    known = [Flag("the broker's key", (who, "server_key"), line) for who in ("writer", "worker", "admin")]
+    known = [Option("the broker's key", (who, "server_key"), line) for who in ("writer", "worker", "admin")]
     settings = config.load("init", NO_FILE, [*wanted, *known], os.environ).config
     with new_file(folder / "cfbus.yaml.new") as file:
         file.write(config.write_commented(settings, folder).encode())
@@ -55,17 +56,17 @@ def initialise(folder: Path, images: tuple[Path, ...], overrides: tuple[str, ...
     return path
 
 
-def _flags(folder: Path, images: tuple[Path, ...]) -> list[Flag]:
+def _flags(folder: Path, images: tuple[Path, ...]) -> list[Option]:
     places = {
         ("storage", "data_dir"): folder / "captions",
         ("broker", "data_dir"): folder / "broker",
         ("worker", "spool_dir"): folder / "spool",
         **{(who, "key_file"): folder / "keys" / f"{name}.key_secret" for who, name in KEY_FILES.items()},
     }
-    flags = [Flag("FOLDER", path, str(place)) for path, place in places.items()]
+    flags = [Option("FOLDER", path, str(place)) for path, place in places.items()]
     if images:
         named = json.dumps([str(image.absolute()) for image in images])
-        flags.append(Flag("--images", ("dataset", "paths"), named))
+        flags.append(Option("--images", ("dataset", "paths"), named))
     return flags
 
 
@@ -78,13 +79,13 @@ def command(folder: Path, images: tuple[Path, ...], overrides: tuple[str, ...]) 
 
     def go() -> int:
         path = initialise(folder, images, overrides)
-        click.echo(f"Wrote {path} and the keys in {path.parent / 'keys'}.")
+        answer(f"Wrote {path} and the keys in {path.parent / 'keys'}.")
         if not images:
-            click.echo("Name your folders of images in it: dataset.paths.")
-        click.echo("Start the bus, each in a terminal of its own:")
+            answer("Name your folders of images in it: dataset.paths.")
+        answer("Start the bus, each in a terminal of its own:")
         for daemon in ("cfbus-broker", "cfbus-writer", "cfbus-gpu --gpu-id 0"):
-            click.echo(f"  {daemon} --config {path}")
-        click.echo(f"See how it goes:\n  cfbus-admin --config {path} status")
+            answer(f"  {daemon} --config {path}")
+        answer(f"See how it goes:\n  cfbus-admin --config {path} status")
         return EXIT_DONE
 
     sys.exit(last_frame(go))

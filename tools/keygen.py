@@ -10,6 +10,7 @@ import click
 from cfbus.bus import keys
 from cfbus.errors import EXIT_DONE, UsageError
 from cfbus.runtime import last_frame
+from cfbus.tools.screen import answer
 
 
 @click.command()
@@ -25,8 +26,8 @@ def command(path: Path, name: str | None) -> None:
             raise UsageError(f"There is no folder {file.parent}.", f"Make it first: mkdir -p {file.parent}")
         pair = keys.generate()
         keys.save(pair, file, label)
-        click.echo(f"Secret key (keep it here): {file}")
-        click.echo(f"Public line (give it to the maintainer): {keys.public_line(pair.public, label)}")
+        answer(f"Secret key (keep it here): {file}")
+        answer(f"Public line (give it to the maintainer): {keys.public_line(pair.public, label)}")
         return EXIT_DONE
 
     sys.exit(last_frame(go))

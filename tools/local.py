@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cfbus import config
-from cfbus.config_overlay import Flag
+from cfbus.config_overlay import Option
 from cfbus.errors import StoreInUseError, StoreMismatchError, UsageError
 from cfbus.sources.base import NothingKnown
 from cfbus.sources.opening import open_source
@@ -61,7 +61,7 @@ def configure(wanted: Wanted, environ: Mapping[str, str]) -> config.Config:
     return settings
 
 
-def _flags(wanted: Wanted, out: Path) -> list[Flag]:
+def _flags(wanted: Wanted, out: Path) -> list[Option]:
     """The command line as settings, each under the name that the person typed."""
     places = {
         ("storage", "data_dir"): out,
@@ -69,13 +69,13 @@ def _flags(wanted: Wanted, out: Path) -> list[Flag]:
         ("worker", "spool_dir"): out / "run" / "spool",
         **{(who, "key_file"): out / "keys" / f"{name}.key_secret" for who, name in KEY_FILES.items()},
     }
-    flags = [Flag("--out", path, str(place)) for path, place in places.items()]
+    flags = [Option("--out", path, str(place)) for path, place in places.items()]
     if wanted.engine:
-        flags.append(Flag("--engine", ("captions", "engine"), wanted.engine))
+        flags.append(Option("--engine", ("captions", "engine"), wanted.engine))
     if wanted.folders:
         folders = json.dumps([str(folder.absolute()) for folder in wanted.folders])
-        flags.append(Flag("FOLDERS", ("dataset", "paths"), folders))
-    return flags + [Flag(f"--slot {name}", ("captions", "slots", name), text) for name, text in wanted.slots.items()]
+        flags.append(Option("FOLDERS", ("dataset", "paths"), folders))
+    return flags + [Option(f"--slot {name}", ("captions", "slots", name), text) for name, text in wanted.slots.items()]
 
 
 def _check_same_folders(before: config.Config, wanted: config.Config, out: Path) -> None:

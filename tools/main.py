@@ -5,14 +5,16 @@ Must not import what the verbs need: each verb's module is imported when it is c
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import sys
 from difflib import get_close_matches
 
 import click
 
 from cfbus import __version__, logs
-from cfbus.errors import EXIT_INTERRUPTED
+from cfbus.errors import EXIT_INTERRUPTED, TryAgainError
 
 VERBS = {
     "run": ("cfbus.tools.run", "Caption folders of images: one command, all on this machine."),
@@ -78,10 +80,31 @@ def command() -> None:
 
 def begin(command: click.Command) -> None:
     """Run a command to its exit. What click and rich call 1 (Ctrl-C too early, a reader that is gone) is 130."""
+    _need_output()
     try:
         command()
     except SystemExit as end:
         raise SystemExit(EXIT_INTERRUPTED if end.code == 1 else end.code) from None
+    except OSError as error:  # click's own printing; the verbs look after theirs
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"The output could not be written: {error.strerror}.\n")
+        raise SystemExit(TryAgainError.exit_code) from None
+    finally:
+        _settle_output()
+
+
+def _need_output() -> None:
+    """Started with a closed output, Python has none at all."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - to the end
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - to the end
+
+
+def _settle_output() -> None:
+    """What finds no room must not change the exit code, as Python would have it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:

@@ -38,7 +38,8 @@ def plural(count: int, noun: str) -> str:
 def opening(report: Report) -> str:
     """The first line: what was done."""
     if report.captions is not None:
-        written = f"{plural(report.captions, 'caption')} written in {duration(report.seconds)}"
+        took = duration(report.seconds) if report.seconds >= 60 else f"{report.seconds:.1f} s"
+        written = f"{plural(report.captions, 'caption')} written in {took}"
         return f"{written}; {display(report.dataset, 60)} has {plural(report.images, 'image')}."
     rest = f" but {report.dead_letters:,} that could not be" if report.dead_letters else ""
     return f"Nothing to do: all {plural(report.images, 'image')} of {display(report.dataset, 60)} are captioned{rest}."

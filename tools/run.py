@@ -21,17 +21,19 @@ from rich.console import Console
 from cfbus import config, logs
 from cfbus.bus.messages import Role
 from cfbus.core.snapshot import Status
-from cfbus.errors import EXIT_DEAD_LETTERS, EXIT_DONE, EXIT_INTERRUPTED, DiskFullError, UsageError
+from cfbus.errors import EXIT_DEAD_LETTERS, EXIT_DONE, EXIT_INTERRUPTED, CfbusError, DiskFullError, UsageError
 from cfbus.runtime import last_frame
 from cfbus.tools import keyring, local, report
 from cfbus.tools.family import Family
 from cfbus.tools.following import Follower
 from cfbus.tools.progress import Progress
+from cfbus.tools.screen import screen
 
 WAIT_SECONDS = 60.0
 STATUS_SECONDS = 0.5
 STOP_SECONDS = 60.0
 MIN_FREE_BYTES = 64 << 20
+FULL_BYTES = 1 << 20
 
 
 @dataclass(eq=False)
@@ -193,7 +195,16 @@ def caption_rest(
             f"There are only {free >> 20} MiB left on the disk of {out}.",
             "Make room (64 MiB at least) and run the same command again.",
         )
-    code = Run(settings, workers, console, lock).go()
+    try:
+        code = Run(settings, workers, console, lock).go()
+    except CfbusError as error:
+        if shutil.disk_usage(out).free >= FULL_BYTES:
+            raise
+        # The daemons' own words may not have fitted into their logs.
+        raise DiskFullError(
+            f"There is no room on the disk of {out}: {error.message}",
+            "Make room and run the same command again; what was captioned is kept.",
+        ) from error
     if code != EXIT_INTERRUPTED:
         after = local.standing(settings)
         assert after is not None
@@ -259,7 +270,7 @@ def command(
 
     Run it again at any time: it goes on where it was, and captions what is new.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen(sys.stdout)
 
     def go() -> int:
         wanted = local.Wanted(folders, out, parse_slots(slots, prompt), engine, config_file, overrides)

@@ -260,11 +260,11 @@ class Broker:
             self.free(lease, self.leases.end(lease))
             if not lease.preparing:
                 lease.row = replace(lease.row, current=False)
-                self.save(lease)
+                self.save(lease.row)
 
-    def save(self, lease: LeaseState) -> None:
+    def save(self, row: LeaseRow) -> None:
         """The ledger should keep the lease as it is now, before anything that follows from it is sent."""
-        self._unsaved[lease.row.lease] = lease.row
+        self._unsaved[row.lease] = row
 
     def free(self, lease: LeaseState, pairs: Iterable[tuple[int, int]]) -> None:
         """These items of the lease have no holder: free, or, if they were accused, waiting to be tried again."""
@@ -323,7 +323,7 @@ class Broker:
             deadline = now + self.rules.lease_seconds
             if current != row.current:
                 row = replace(row, current=current)
-                self._unsaved[row.lease] = row
+                self.save(row)
             self.leases.add(LeaseState(row, connection, deadline, now, undone, progressed=now, current=current))
             if current:
                 walk.hold(row.shard, undone)

@@ -245,7 +245,7 @@ class Granting:
             window=broker.window(),
         )
         note = Note("lease.granted", (("job", row.job), ("worker", worker.name), ("backup", row.backup)))
-        broker.save(lease)
+        broker.save(lease.row)
         return [Send(connection, grant, payload), note]
 
     def cancel_preparing(self) -> None:

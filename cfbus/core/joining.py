@@ -89,10 +89,13 @@ class Joining:
                 self._go_on(lease, state.peer.connection, now)
             elif not lease.preparing:
                 broker.end_lease(lease)
-        broker.remembered = tuple(
-            replace(row, current=row.current and row.lease in held) if row.instance == message.instance else row
-            for row in broker.remembered
-        )
+        rows = []
+        for row in broker.remembered:
+            if row.instance == message.instance and row.current and row.lease not in held:
+                row = replace(row, current=False)
+                broker.save(row)
+            rows.append(row)
+        broker.remembered = tuple(rows)
         known = (broker.leases.get(lease) for lease in message.held)
         current = {lease.row.lease for lease in known if lease and lease.current and broker.owns(state, lease)}
         current |= {row.lease for row in broker.remembered if row.current and row.instance == message.instance}

@@ -108,6 +108,8 @@ class RangeSet:
 
     def within(self, start: int, end: int) -> tuple[Pair, ...]:
         """The part of the set that lies in [start, end)."""
+        if end <= start:
+            return ()
         low = bisect_right(self._ends, start)
         high = bisect_left(self._starts, end)
         return tuple((max(start, self._starts[at]), min(end, self._ends[at])) for at in range(low, high))

@@ -22,14 +22,11 @@ ROWS = 3
 def table(kind: str, rows: int = ROWS, text: str = "ä€𐍈x") -> dict[str, Any]:
     """A valid table of a kind, as plain maps that can be spoilt."""
     layout = LAYOUTS[kind]
+    cells: dict[str, object] = {"text": text, "binary": b"\xff\x00", "word": "w", "hash": bytes(32)}
     columns: dict[str, Any] = {}
     for columns_of, count in ((layout.items, rows), (layout.captions, rows * len(SLOTS))):
         for name, what in columns_of.items():
-            columns[name] = {
-                "text": [text] * count,
-                "binary": [b"\xff\x00"] * count,
-                "word": ["w", "v", "u"][:1] * count,
-            }.get(what, [bytes(32)] * count if what == "hash" else [1] * count)
+            columns[name] = [cells.get(what, 1)] * count
     built = build(
         kind,
         rows,
@@ -116,7 +113,7 @@ def test_texts_are_cut_where_characters_end_or_refused(texts: list[str], data: s
     try:
         rows = [cell.decode() for cell in cells]
     except UnicodeDecodeError:
-        with pytest.raises(TableError, match="UTF-8|character"):
+        with pytest.raises(TableError, match=r"UTF-8|character"):
             from_plain("failures", spoil(plain, "detail", column))
     else:
         assert from_plain("failures", spoil(plain, "detail", column)).text("detail").texts() == rows

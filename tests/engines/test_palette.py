@@ -111,8 +111,8 @@ def test_the_judge_catches_lies(first: str, second: str, kind: str) -> None:
             lie = tuple(re.sub(rf"\b({first}|{second})\b", lambda m: both[m[0]], part) for part in said)
             verdicts += [truth.judge(lie)] if lie != said and (kind != "colour" or lie[1] in NAMES) else []
     assert len(verdicts) >= 5
-    # some of them are true by chance: both colours of a chessboard lie throughout
-    assert sum(verdicts) < 0.35 * len(verdicts)
+    # an exchange of colours can be true by chance: both of a chessboard's lie throughout
+    assert sum(verdicts) <= (0.5 if first in NAMES else 0.1) * len(verdicts)
 
 
 def test_any_solid_colour_is_named_after_its_hue() -> None:

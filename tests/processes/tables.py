@@ -127,7 +127,7 @@ def durable(out: Path) -> dict[Place, int]:
 
 
 def _unsealed(path: Path, names: Sequence[str]) -> Mapping[Place, int]:
-    places = {}
+    places: dict[Place, int] = {}
     with closing(sqlite3.connect(path)) as database:
         if not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             return {}

@@ -8,9 +8,17 @@ import time
 from pathlib import Path
 
 import duckdb
-
 from processes.support import Nursery, Run, until
-from processes.tables import exact_pictures, exact_scripted, failures, journal_bytes, make_pictures, sealed_bytes
+from processes.tables import (
+    exact_pictures,
+    exact_scripted,
+    failures,
+    journal_bytes,
+    make_pictures,
+    rows,
+    scripted_keys,
+    sealed_bytes,
+)
 
 SLOTS = ("short", "long")
 FLAGS = ("--slot", "short=Describe this image in one short sentence.", "--slot", "long=Describe this image in detail.")
@@ -39,7 +47,7 @@ def test_a_folder_becomes_a_table_and_only_what_is_new_is_captioned_later(nurser
     assert set(first) < set(again)
     assert segments.items() < sealed_bytes(out).items()
     query = f"select count(*), count(distinct (item_key, slot)), min(length(caption)) from '{out}/captions/*.parquet'"
-    [(all_rows, distinct, shortest)] = duckdb.sql(query).fetchall()
+    [(all_rows, distinct, shortest)] = duckdb.connect().execute(query).fetchall()
     assert (all_rows, distinct) == (414, 414)
     assert shortest > 10
 
@@ -79,8 +87,8 @@ def test_failures_of_a_script_are_neither_lost_nor_captioned(nursery: Nursery, t
     failed = [str(row["item_key"]) for row in failures(out)]
     assert 10 < len(failed) < 100
     assert f"{len(failed)} images could not be captioned" in said
-    captioned = duckdb.sql(f"select item_key from '{out}/captions/*.parquet'").fetchall()
-    assert sorted([*failed, *(key for (key,) in captioned)]) == [f"item-{number:08d}" for number in range(400)]
+    captioned = [row.key for row in rows(out)]
+    assert sorted(failed + captioned) == scripted_keys(400)
 
 
 def test_a_second_run_waits_for_the_first(nursery: Nursery, tmp_path: Path) -> None:

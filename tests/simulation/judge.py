@@ -161,8 +161,8 @@ class Judge:
         assert given is not None, "a result of a lease that never was is stored"
         assert given.contributor == frame.contributor, "a result of another's lease is stored"
         assert (given.grant.pass_number, given.grant.shard) == (frame.pass_number, frame.shard)
-        assert given.grant.start <= frame.ranges[0][0]
-        assert frame.ranges[-1][1] <= given.grant.end
+        assert given.grant.start <= frame.ranges[0][0], "items before the lease are stored"
+        assert frame.ranges[-1][1] <= given.grant.end, "items after the lease are stored"
         broker = self._world.broker
         lease = broker.leases.get(frame.lease) if broker is not None else None
         if lease is not None and not lease.current and frame.table == "captions":
@@ -196,6 +196,7 @@ class Judge:
         """Unacked bytes stay within the window, but for what was in flight when it closed."""
         if core.unacked_bytes >= node.window:
             self._world.seen["window closed"] += 1
+        assert core.unacked or not core.unacked_bytes, "nothing is unacked and the window is not whole"
         assert core.unacked_bytes <= node.widest + IN_FLIGHT_BYTES, "more is unacked than the window allows"
 
     def end(self) -> None:

@@ -1,0 +1,162 @@
+"""The lease table against a model, and who is asked to help whom."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from cfbus.core.effects import LeaseRow
+from cfbus.core.leases import MIN_GAIN_SECONDS, LeaseState, LeaseTable
+from cfbus.core.ranges import RangeSet, pairs_of
+
+LENGTH = 20
+
+
+def lease(
+    name: str,
+    start: int,
+    end: int,
+    *,
+    backup: bool = False,
+    now: float = 0.0,
+    rate: float = 0.0,
+    seconds: float = 100.0,
+) -> LeaseState:
+    row = LeaseRow(name, f"job-{name}", 1, 0, start, end, f"c-{name}", "k", f"i-{name}", backup, True)
+    return LeaseState(row, ("c", name), now + seconds, now, RangeSet([(start, end)]), rate=rate, progressed=now)
+
+
+class LeaseMachine(RuleBasedStateMachine):
+    """Leases of one shard: primaries where none is, backups where a primary and no backup is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = LeaseTable()
+        self.now = 0.0
+        self.count = 0
+        self.primary: dict[int, str] = {}
+        self.backup: dict[int, str] = {}
+        self.states: dict[str, LeaseState] = {}
+
+    def _grant(self, start: int, end: int, owners: dict[int, str], *, backup: bool) -> None:
+        self.count += 1
+        name = str(self.count)
+        state = lease(name, start, end, backup=backup, now=self.now)
+        self.states[name] = state
+        self.table.add(state)
+        owners.update(dict.fromkeys(range(start, end), name))
+
+    @rule(start=st.integers(0, LENGTH), count=st.integers(1, 8))
+    def primary_lease(self, start: int, count: int) -> None:
+        end = min(start + count, LENGTH)
+        if start < end and not any(index in self.primary for index in range(start, end)):
+            self._grant(start, end, self.primary, backup=False)
+
+    @rule(rate=st.sampled_from([0.0, 0.5, 10.0]), passed=st.sampled_from([1.0, 10.0, 50.0]))
+    def backup_lease(self, rate: float, passed: float) -> None:
+        self.now += passed
+        best = self.table.best_to_back_up("i-helper", rate, self.now)
+        if best is None:
+            return
+        state, (start, end) = best
+        assert not state.row.backup
+        assert start < end
+        assert all(self.primary.get(index) == state.row.lease for index in range(start, end))
+        assert not any(index in self.backup for index in range(start, end))
+        self._grant(start, end, self.backup, backup=True)
+
+    def _drop(self, name: str, items: set[int]) -> set[int]:
+        """These items have this holder no more. Returns those that then have none."""
+        own = self.backup if self.states[name].row.backup else self.primary
+        gone = {index for index in items if own.get(index) == name}
+        for index in gone:
+            del own[index]
+        return {index for index in gone if index not in self.primary and index not in self.backup}
+
+    @rule(which=st.integers(0, 100))
+    def end(self, which: int) -> None:
+        current = [state for state in self.states.values() if state.current]
+        if current:
+            state = current[which % len(current)]
+            orphans = self._drop(state.row.lease, set(range(LENGTH)))
+            assert self.table.end(state) == pairs_of(sorted(orphans))
+
+    @rule(which=st.integers(0, 100), items=st.sets(st.integers(0, LENGTH)))
+    def give_back(self, which: int, items: set[int]) -> None:
+        current = [state for state in self.states.values() if state.current]
+        if current:
+            state = current[which % len(current)]
+            orphans = self._drop(state.row.lease, items)
+            assert self.table.give_back(state, pairs_of(sorted(items))) == pairs_of(sorted(orphans))
+
+    @rule(items=st.sets(st.integers(0, LENGTH), min_size=1))
+    def done(self, items: set[int]) -> None:
+        names = {owners[index] for owners in (self.primary, self.backup) for index in items if index in owners}
+        touched = self.table.mark_done(1, 0, pairs_of(sorted(items)))
+        assert {state.row.lease for state in touched} == names
+        for owners in (self.primary, self.backup):
+            for index in items:
+                owners.pop(index, None)
+
+    @rule()
+    def expire(self) -> None:
+        over = {state.row.lease for state in self.states.values() if state.current and state.deadline <= self.now}
+        assert {state.row.lease for state in self.table.expired(self.now)} == over
+
+    @invariant()
+    def same(self) -> None:
+        self.table.check()
+        for state in self.states.values():
+            if state.current:
+                owners = self.backup if state.row.backup else self.primary
+                assert set(state.undone.items()) == {i for i, name in owners.items() if name == state.row.lease}
+
+
+LeaseMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+test_a_lease_table_knows_who_has_what = LeaseMachine.TestCase
+
+
+def test_clocks_that_stood_still_are_set_forward() -> None:
+    table = LeaseTable()
+    state = lease("a", 0, 4, seconds=10.0)
+    table.add(state)
+    table.postpone(100.0)
+    assert not table.expired(109.0)
+    assert table.expired(110.0) == [state]
+    assert table.next_deadline() == 110.0
+
+
+def test_a_lease_that_waits_for_its_listing_does_not_expire() -> None:
+    table = LeaseTable()
+    state = lease("a", 0, 4, seconds=10.0)
+    state.preparing = True
+    table.add(state)
+    assert not table.expired(1000.0)
+    assert table.next_deadline() is None
+
+
+def test_the_slowest_is_helped_at_its_far_end() -> None:
+    table = LeaseTable()
+    fast, slow = lease("fast", 0, 100, rate=100.0), lease("slow", 100, 200, rate=1.0)
+    table.add(fast)
+    table.add(slow)
+    best = table.best_to_back_up("i-helper", 3.0, 1.0)
+    assert best == (slow, (125, 200))  # three quarters of the work for three quarters of the speed
+
+
+def test_nobody_helps_where_nothing_is_gained() -> None:
+    table = LeaseTable()
+    table.add(lease("a", 0, 10, rate=10 / MIN_GAIN_SECONDS))
+    assert table.best_to_back_up("i-helper", 1000.0, 0.1) is None
+    table.add(lease("b", 10, 200, rate=0.1))
+    assert table.best_to_back_up("i-b", 1000.0, 0.1) is None  # not oneself
+
+
+def test_a_forgotten_shard_has_no_leases() -> None:
+    table = LeaseTable()
+    table.add(lease("a", 0, 10))
+    assert table.forget(1, 0) == ("a",)
+    assert table.get("a") is None
+    assert not list(table.current())
+    assert not table.at(1, 0)

@@ -1,0 +1,312 @@
+"""Wrong programs: what is changed in the source, and the seeds that notice it. Lines of source are quoted whole."""
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A piece of source that occurs once, and what stands in its place."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A wrong program. Each of ``seeds`` must fail, with ``symptom`` in what it says."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    seeds: tuple[int, ...]
+    symptom: str
+
+
+MUTANTS = (
+    Mutant(
+        "the broker acks before the commit",
+        (
+            Edit(
+                "core/broker.py",
+                'return [Send(self.writer.connection, message.model_copy(update={"origin": origin}), payload)]',
+                'return [self._ack(known, message, "stored", ""), '
+                'Send(self.writer.connection, message.model_copy(update={"origin": origin}), payload)]',
+            ),
+        ),
+        (0,),
+        "was acked and is not on the disk",
+    ),
+    Mutant(
+        "the writer tells of what is only staged",
+        (
+            Edit(
+                "core/writer.py",
+                "self._result(message, payload)\n                return []",
+                "self._result(message, payload)\n                return self._commits(self._staged[-1:], now)",
+            ),
+        ),
+        (0,),
+        "was acked and is not on the disk",
+    ),
+    Mutant(
+        "the writer checks nothing before it stores",
+        (
+            Edit(
+                "core/writer.py",
+                "problem, table = self._check(message, payload)",
+                'problem, table = "", type("Unchecked", (), {"slot_names": ()})()',
+            ),
+        ),
+        (0,),
+        "",
+    ),
+    Mutant(
+        "the writer does not compare the slots",
+        (Edit("core/writer.py", 'if message.table == "captions" and table.slot_names != slots:', "if False:"),),
+        (0,),
+        "other slots",
+    ),
+    Mutant(
+        "the writer accepts duplicates",
+        (
+            Edit(
+                "core/writer.py",
+                "for have in (self._done.get(place), self._staged_done.get(place)):",
+                "for have in ():",
+            ),
+        ),
+        (0,),
+        "is stored twice",
+    ),
+    Mutant(
+        "the writer stores all of a partly new frame",
+        (Edit("core/writer.py", "if len(new) < size(message.ranges):", "if False:"),),
+        (0,),
+        "is stored twice",
+    ),
+    Mutant(
+        "what could not be stored counts as staged for ever",
+        (
+            Edit(
+                "core/writer.py",
+                "self._staged.clear()\n        self._staged_done.clear()",
+                "self._staged.clear()",
+            ),
+        ),
+        (0,),
+        "",
+    ),
+    Mutant(
+        "leases never expire",
+        (
+            Edit(
+                "core/leases.py",
+                "return [state for state in self._current.values() if state.deadline <= now and not state.preparing]",
+                "return []",
+            ),
+        ),
+        (0,),
+        "",
+    ),
+    Mutant(
+        "a lease goes on without progress",
+        (Edit("core/broker.py", "if captioned > lease.captioned:", "if captioned >= lease.captioned:"),),
+        (0,),
+        "stands still",
+    ),
+    Mutant(
+        "lease clocks go on while the writer is silent",
+        (Edit("core/broker.py", "            flowing = False\n", "            pass\n"),),
+        (0,),
+        "without progress",
+    ),
+    Mutant(
+        "a lease that was never granted runs out and is granted then",
+        (
+            Edit("core/leases.py", "if state.deadline <= now and not state.preparing]", "if state.deadline <= now]"),
+            Edit(
+                "core/granting.py",
+                "if worker is None or gone or not (lease.current and lease.undone):",
+                "if worker is None or gone:",
+            ),
+        ),
+        (0,),
+        "",
+    ),
+    Mutant(
+        "RELEASE of an ended or foreign lease is accepted",
+        (
+            Edit(
+                "core/broker.py",
+                "if lease is None or not lease.current or not self.owns(known, lease):\n            return []\n        back",
+                "if lease is None:\n            return []\n        back",
+            ),
+        ),
+        (0,),
+        "",
+    ),
+    Mutant(
+        "FAILED of an ended lease is accepted",
+        (
+            Edit(
+                "core/verdicts.py",
+                "if lease is None or not lease.current or lease.row.instance != message.instance:",
+                "if lease is None or lease.row.instance != message.instance:",
+            ),
+        ),
+        (0,),
+        "",
+    ),
+    Mutant(
+        "FAILED of a foreign lease is accepted",
+        (
+            Edit(
+                "core/verdicts.py",
+                "if item.index in lease.undone and lease.row.contributor == known.peer.contributor:",
+                "if item.index in lease.undone:",
+            ),
+        ),
+        (0,),
+        "",
+    ),
+    Mutant(
+        "a result of another's lease is accepted",
+        (
+            Edit(
+                "core/broker.py",
+                "if lease is None or lease.row.contributor != known.peer.contributor or lease.row.instance != message.instance:",
+                "if lease is None:",
+            ),
+        ),
+        (0,),
+        "",
+    ),
+    Mutant(
+        "items outside the lease are accepted",
+        (
+            Edit(
+                "core/broker.py",
+                "if message.ranges[0][0] < lease.row.start or message.ranges[-1][1] > lease.row.end:",
+                "if False:",
+            ),
+        ),
+        (0,),
+        "",
+    ),
+    Mutant(
+        "nothing is sent again when the writer's link broke",
+        (
+            Edit(
+                "core/catchup.py", "return [Send(state.peer.connection, m.Resend()) for state in workers]", "return []"
+            ),
+            Edit("core/retransmit.py", "effects.append(Send(BROKER, kept.message, kept.payload))", "pass"),
+        ),
+        (0,),
+        "does not end",
+    ),
+    Mutant(
+        "leases are granted before the first catch-up",
+        (
+            Edit(
+                "core/granting.py",
+                'if not broker.writer.caught_up:\n            return "catching-up"',
+                "if False:\n            pass",
+            ),
+        ),
+        (0,),
+        "before the first catch-up",
+    ),
+    Mutant(
+        "credit comes back with the news that something is stored, and only then",
+        (
+            Edit(
+                "core/retransmit.py",
+                "self.bytes -= len(kept.payload)",
+                'self.bytes -= len(kept.payload) * (acked.status == "stored")',
+            ),
+        ),
+        (0,),
+        "",
+    ),
+    Mutant(
+        "the window is not looked at",
+        (
+            Edit(
+                "core/worker.py",
+                "if self._results.bytes >= self._window or self._spec is None:",
+                "if self._spec is None:",
+            ),
+        ),
+        (0,),
+        "more is unacked than the window allows",
+    ),
+    Mutant(
+        "a lease is granted and not remembered",
+        (Edit("core/granting.py", "        broker.save(lease.row)\n", ""),),
+        (0,),
+        "not in the ledger",
+    ),
+    Mutant(
+        "remembered leases are not taken up",
+        (Edit("core/broker.py", "for row in self.remembered:", "for row in ():"),),
+        (0,),
+        "refused",
+    ),
+    Mutant(
+        "the broker does not remember how far the store is",
+        (Edit("core/catchup.py", "effects.append(SavePosition(writer.store_id, message.position))", "pass"),),
+        (0,),
+        "does not remember how far",
+    ),
+    Mutant(
+        "a state with a gap counts as whole",
+        (
+            Edit(
+                "core/catchup.py",
+                "if page > writer.next_page:\n            writer.next_page = 0\n        return False",
+                "return True",
+            ),
+        ),
+        (0,),
+        "",
+    ),
+    Mutant(
+        "backup leases lie over one another",
+        (
+            Edit(
+                "core/leases.py",
+                "if other.current and other.row.backup:\n                open_items",
+                "if False:\n                open_items",
+            ),
+        ),
+        (0,),
+        "two leases cover an item",
+    ),
+    Mutant(
+        "dead letters are sent once",
+        (
+            Edit(
+                "core/verdicts.py",
+                "return [effect for number in self._undelivered for effect in self._send(number)]",
+                "return []",
+            ),
+        ),
+        (0,),
+        "does not end",
+    ),
+    Mutant(
+        "two passes are opened at a time",
+        (Edit("core/tasks.py", 'ONE_AT_A_TIME = ("scan", "open-pass")', "ONE_AT_A_TIME = ()"),),
+        (0,),
+        "have a pass already",
+    ),
+    Mutant(
+        "a new process gets what was meant for the one before",
+        (Edit("core/granting.py", " or worker.instance != row.instance", ""),),
+        (0,),
+        "",
+    ),
+)
