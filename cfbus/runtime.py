@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import zmq
 
 from cfbus import logs
-from cfbus.bus import keys, sockets
+from cfbus.bus import connections, keys, sockets
 from cfbus.bus.keys import KeyPair
 from cfbus.bus.messages import Message
 from cfbus.bus.sockets import Connection, ConnectionWatch
@@ -31,8 +31,12 @@ MAX_WAIT_SECONDS = 60.0
 DRAIN_MESSAGES = 256
 REBUILD_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 WATCH_SECONDS = 2.0
-WRONG_SERVERS = 4
-"""So many failed handshakes in a row, with none that ever went well, and the key or address is taken to be wrong."""
+WRONG_SERVER_SECONDS = 5.0
+"""Only wrong answers for this long, and none that ever was right: the key or the address is taken to be wrong. A broker
+that is just stopping or starting is past it by then."""
+DIAGNOSIS_SECONDS = 3.0
+"""Less than libzmq's patience with a handshake: whoever is silent is not taken for another broker."""
+DIAGNOSE_AGAIN_SECONDS = 60.0
 
 
 def now() -> float:
@@ -142,7 +146,10 @@ class Link:
         self._on_message = on_message
         self._log = logs.get_logger()
         self._failures = 0
-        self._ever_admitted = False
+        self._ever_admitted = self._reached = False
+        self._wrong_since: float | None = None
+        self._stranger: connections.Stranger | None = None
+        self._stranger_until = self._diagnose_at = 0.0
         self._rebuild_at: float | None = None
         self._socket: sockets.Socket
         self._watch: ConnectionWatch
@@ -155,6 +162,7 @@ class Link:
         self._loop.watch(self._watch.events, self._changed)
 
     def _hang_up(self) -> None:
+        self._dismiss_stranger()
         self._loop.unwatch(self._socket)
         self._loop.unwatch(self._watch.events)
         self._watch.close()
@@ -176,28 +184,81 @@ class Link:
             self._give_up()
 
     def _happened(self, what: Connection) -> None:
-        if what is Connection.HANDSHAKE_OK:
-            self.connected = self._ever_admitted = True
-            self._failures = 0
-            self._log.info("bus.connected", endpoint=self._endpoint)
-            self._on_connected()
-        elif what is Connection.REFUSED:
+        match what:
+            case Connection.HANDSHAKE_OK:
+                self._admitted()
+            case Connection.REFUSED:
+                raise self._refused()
+            case Connection.CONNECTED:
+                self._reached = True
+            case Connection.RETRYING if self._reached:
+                self._reached = False  # the pause after a connection whose end was told
+            case Connection.HUNG_UP:
+                self._hung_up(now())
+            case _:
+                self._without(what)
+
+    def _admitted(self) -> None:
+        self.connected = self._ever_admitted = True
+        self._failures, self._wrong_since, self._diagnose_at = 0, None, 0.0
+        self._dismiss_stranger()
+        self._log.info("bus.connected", endpoint=self._endpoint)
+        self._on_connected()
+
+    def _without(self, why: Connection) -> None:
+        """There is no way to the broker now; a person is told why, and it ends if trying on makes no sense."""
+        self.connected = False
+        self._log.warning(f"bus.{why.value}", why=why.sentence(self._endpoint))
+        if why is not Connection.WRONG_SERVER:
+            self._wrong_since = None
+            return
+        self._wrong_since = self._wrong_since or now()
+        if not self._ever_admitted and now() - self._wrong_since >= WRONG_SERVER_SECONDS:
             raise KeyRefusedError(
-                what.sentence(self._endpoint),
-                "Ask the maintainer to add this key (`cfbus keys inspect` shows its public line).",
+                why.sentence(self._endpoint),
+                "Compare server and server_key in the configuration with what the broker shows when it starts.",
             )
-        elif what is not Connection.CONNECTED:
-            self.connected = False
-            self._log.warning(f"bus.{what.value}", why=what.sentence(self._endpoint))
+
+    def _hung_up(self, at: float) -> None:
+        """To a peer whose key waits for approval, and to one that expects another broker, libzmq shows the same: ask
+        as a stranger, whom only the right broker can refuse."""
+        if self._stranger is None and at >= self._diagnose_at:
+            self._stranger = connections.Stranger(self._context, self._endpoint, self._server_public)
+            self._stranger_until = at + DIAGNOSIS_SECONDS
+            self._loop.watch(self._stranger.events, self._look_at_stranger)
+
+    def _look_at_stranger(self) -> None:
+        outcome = self._stranger.look(now()) if self._stranger is not None else None
+        if outcome is not None:
+            self._diagnosed(connections.diagnosis(outcome))
+
+    def _diagnosed(self, why: Connection) -> None:
+        self._dismiss_stranger()
+        doubtful = why is Connection.WRONG_SERVER and not self._ever_admitted
+        self._diagnose_at = now() + (WRONG_SERVER_SECONDS if doubtful else DIAGNOSE_AGAIN_SECONDS)
+        self._without(why)
+
+    def _dismiss_stranger(self) -> None:
+        if self._stranger is not None:
+            self._loop.unwatch(self._stranger.events)
+            self._stranger.close()
+            self._stranger = None
+
+    def _refused(self) -> KeyRefusedError:
+        if self._ever_admitted:
+            return KeyRefusedError(
+                f"The broker at {self._endpoint} does not admit this key any more: it was revoked or has expired.",
+                f"Ask the maintainer why; the key is {keys.fingerprint(self._pair.public)}.",
+            )
+        return KeyRefusedError(
+            Connection.REFUSED.sentence(self._endpoint),
+            "Ask the maintainer to add this key: its public half is the .key file beside the secret one, or the line "
+            f"that `cfbus keygen` printed; its fingerprint is {keys.fingerprint(self._pair.public)}.",
+        )
 
     def _give_up(self) -> None:
         self.connected = False
         self._failures += 1
-        if self._failures >= WRONG_SERVERS and not self._ever_admitted:
-            raise KeyRefusedError(
-                Connection.WRONG_SERVER.sentence(self._endpoint),
-                "Compare server and server_key in the configuration with what the broker shows when it starts.",
-            )
         self._hang_up()
         self._rebuild_at = now() + REBUILD_SECONDS[min(self._failures, len(REBUILD_SECONDS)) - 1]
 
@@ -210,6 +271,8 @@ class Link:
             self._dial()
         elif not self.connected:
             self._changed()
+            if self._stranger is not None and at >= self._stranger_until:
+                self._diagnosed(Connection.HUNG_UP)
         return at + (MAX_WAIT_SECONDS if self.connected else WATCH_SECONDS)
 
     def send(self, message: Message, payload: bytes = b"") -> bool:

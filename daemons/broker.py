@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -16,7 +18,7 @@ import click
 import zmq
 
 from cfbus import config, logs, runtime
-from cfbus.bus import auth, keys, sockets
+from cfbus.bus import auth, connections, keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.wire import WireError, decode, encode
 from cfbus.core.broker import Broker
@@ -100,23 +102,25 @@ class BrokerDaemon:
         self._open(settings.broker.host, settings.broker.port, settings.broker.stats_port)
 
     def _open(self, host: str, port: int, stats_port: int) -> None:
-        self._peer_limit = auth.peer_limit()
+        self._peer_limit = connections.peer_limit()
         self._loop = runtime.Loop()
         self._context: sockets.Context = zmq.Context()
         self._door = auth.Authenticator()
         self._door.start(self._context, self._table, DOMAINS)
         self._bus, self.port = sockets.bind_bus(self._context, self._pair, host, port)
-        self._endless = auth.EndlessWatch(self._bus)
+        self._peers = connections.PeerWatch(self._bus)
         self._stats, self.stats_port = sockets.bind_stats(self._context, self._pair, host, stats_port)
+        self._monitors = connections.PeerWatch(self._stats)
         self._loop.watch(self._bus, self._receive)
         self._loop.watch(self._stats, self._subscriptions)
         self.endpoint = f"tcp://{host if host not in ('0.0.0.0', '::') else '127.0.0.1'}:{self.port}"  # noqa: S104
 
     def serve(self) -> int:
         """Until asked to stop."""
-        auth.self_test(self.endpoint, self._pair.public)
+        connections.self_test(self.endpoint, self._pair.public)
         self._contributors()
         self._loop.handle_signals()
+        self._reload_on_hangup()
         if self._family.parent_fd is not None:
             self._loop.follow_parent(self._family.parent_fd)
         line = keys.public_line(self._pair.public, "broker")
@@ -127,8 +131,21 @@ class BrokerDaemon:
         finally:
             self._close()
 
+    def _reload_on_hangup(self) -> None:
+        """SIGHUP reads the registry now; when it is the terminal that was closed, the broker ends with it."""
+        had_terminal = _has_terminal()
+
+        def asked(_signal: int, _frame: object) -> None:
+            if had_terminal and not _has_terminal():
+                self._loop.stop_requests += 1
+            self._keys_at = 0.0
+            self._loop.wake()
+
+        signal.signal(signal.SIGHUP, asked)
+
     def _close(self) -> None:
-        self._endless.close()
+        self._peers.close()
+        self._monitors.close()
         self._bus.close()
         self._stats.close()
         self._door.stop()
@@ -149,7 +166,7 @@ class BrokerDaemon:
             self._carry_out(self._core.tick(at, runtime.wall()))
         if at >= self._watchdog_at:
             self._watchdog_at = at + WATCHDOG_SECONDS
-            cut = self._endless.cut_endless()
+            cut = self._peers.cut_endless() + self._monitors.cut_endless()
             if cut:
                 self._log.warning("peers.cut", count=cut, why="a message without end")
         if at >= self._keys_at:
@@ -166,7 +183,7 @@ class BrokerDaemon:
         effects: list[Effect] = []
         for inbound in batch:
             effects += self._handle(inbound, at, wall)
-        self._endless.delivered(batch)
+        self._peers.delivered(batch)
         self._carry_out(effects)
 
     def _handle(self, inbound: sockets.Inbound, at: float, wall: int) -> list[Effect]:
@@ -215,10 +232,23 @@ class BrokerDaemon:
     # ------------------------------------------------------------------ keys and stats
 
     def _reload_keys(self) -> None:
-        table = self._registry.key_table(time.time())
-        self._door.swap(table)
-        self._table = table
+        before, self._table = self._table, self._registry.key_table(time.time())
+        self._door.swap(self._table)
+        self._put_out(before)
         self._contributors()
+
+    def _put_out(self, before: auth.KeyTable) -> None:
+        """Whose key is not admitted any more is cut, and what it held is free at once."""
+        at = runtime.now()
+        gone = self._peers.cut_keys(lambda public: self._table.admitted(public) is not None)
+        effects = [effect for connection in gone for effect in self._core.lost(connection, at)]
+        closed = [public for public in before if before.admitted(public) and not self._table.admitted(public)]
+        # Who subscribes cannot be told apart; those who may come back are there again in a second.
+        watching = any(before[public].role in DOMAINS[sockets.STATS_DOMAIN] for public in closed)
+        monitors = self._monitors.cut_all() if watching else 0
+        if closed or gone:
+            self._log.warning("keys.closed", keys=len(closed), peers_cut=len(gone), monitors_cut=monitors)
+        self._carry_out(effects)
 
     def _contributors(self) -> None:
         self._core.contributors = tuple(
@@ -247,6 +277,15 @@ class BrokerDaemon:
             self._workers_at = at + (WORKERS_SECONDS if len(pages) > MANY_PAGES else STATS_SECONDS)
             for page in pages:
                 sockets.send(self._stats, None, [b"workers", page.model_dump_json().encode()])
+
+
+def _has_terminal() -> bool:
+    """Whether a terminal controls this process."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -21,7 +21,7 @@ from cfbus import __version__, config, logs, runtime
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
 from cfbus.core.snapshot import Status
-from cfbus.errors import EXIT_DONE, TryAgainError, UsageError
+from cfbus.errors import EXIT_DONE, KeyRefusedError, TryAgainError, UsageError
 from cfbus.runtime import last_frame
 from cfbus.tools import progress
 from cfbus.tools.main import Verbs, begin
@@ -41,7 +41,7 @@ class Call:
         self._endpoint = settings.admin.server
         self._request = m.Admin(request=runtime.new_id(), verb=verb)
         self._reply: m.Reply | None = None
-        self._problem = ""
+        self._refusal: m.Error | None = None
         self._loop = runtime.Loop()
         self._context: sockets.Context = zmq.Context()
         self._link = runtime.Link(
@@ -57,14 +57,15 @@ class Call:
         if isinstance(message, m.Reply) and message.request == self._request.request:
             self._reply = message
         elif isinstance(message, m.Error):
-            self._problem = message.sentence
+            self._refusal = self._refusal or message
 
     def answer(self) -> m.Reply:
-        """Wait for the broker. Raises ``TryAgainError`` when it does not answer, ``UsageError`` when it refuses."""
+        """Wait for the broker. Raises ``TryAgainError`` when it does not answer, ``KeyRefusedError`` when it does not
+        listen to this key, ``UsageError`` when it cannot do what was asked."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
 
         def turn(at: float) -> float:
-            if self._reply or self._problem or time.monotonic() >= deadline:
+            if self._reply or self._refusal or time.monotonic() >= deadline:
                 self._loop.stop(EXIT_DONE)
             return min(self._link.tick(at), at + 0.5)
 
@@ -73,13 +74,18 @@ class Call:
         finally:
             self._link.close()
             self._context.term()
-        if self._problem or (self._reply and self._reply.problem):
-            raise UsageError(self._problem or (self._reply.problem if self._reply else ""))
+        if self._refusal is not None:
+            raise KeyRefusedError(
+                f"The broker at {self._endpoint} refuses: {logs.display(self._refusal.sentence, 300)}",
+                "Ask with a key that is an admin's: admin.key_file.",
+            )
         if self._reply is None:
             raise TryAgainError(
                 f"No broker answered at {self._endpoint} within {TIMEOUT_SECONDS:.0f} s.",
                 "Is it running, and is admin.server its address?",
             )
+        if self._reply.problem:
+            raise UsageError(logs.display(self._reply.problem, 300))
         return self._reply
 
 

@@ -16,6 +16,7 @@ import click
 import pyarrow.dataset as ds
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cfbus import config
 from cfbus.errors import EXIT_DONE, UsageError
@@ -87,7 +88,7 @@ def show(console: Console, captions: Iterable[Caption]) -> None:
         if before and caption.key != before:
             table.add_section()
         name = "" if caption.key == before else display(caption.key, 40)
-        table.add_row(name, display(caption.slot, 32), display(caption.text, 600))
+        table.add_row(*map(Text, (name, display(caption.slot, 32), display(caption.text, 600))))
         before = caption.key
     console.print(table)
 

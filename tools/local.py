@@ -155,6 +155,8 @@ def standing(settings: config.Config) -> Standing | None:
             f"{root} is the store of dataset {store.dataset!r}, not of {settings.dataset.name!r}.",
             "Choose another --out, or give the dataset its name with --set dataset.name=…",
         )
+    if not any(store.listing_path(0).parent.glob("*")):
+        return None  # A run was killed at its very beginning: even the manifest may be half made.
     manifest = Manifest.open(store)
     try:
         items = sum(shard.length for shard in manifest.shards())

@@ -34,7 +34,7 @@ class Verbs(click.Group):
         name, verbs = args[0], self.list_commands(ctx)
         if name in verbs or name.startswith("-"):
             return super().resolve_command(ctx, args)
-        shown = logs.display(name, 60)
+        shown = logs.display(name, 500)
         near = get_close_matches(name, verbs, 1, 0.5)
         if near:
             ctx.fail(f"There is no verb {shown!r}. Did you mean {near[0]!r}?")

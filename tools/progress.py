@@ -10,7 +10,6 @@ from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
@@ -127,4 +126,4 @@ class Progress:
 
     def say(self, news: str) -> None:
         """Something happened."""
-        self._bar.console.print(escape(news))
+        self._bar.console.print(news, markup=False)

@@ -57,5 +57,8 @@ def answer(text: str) -> None:
 
 
 def screen(stream: IO[str], *, wrap: bool = False) -> Console:
-    """A console on ``stream``. Lines are only broken where ``wrap`` says so: paths are to be copied."""
-    return Console(file=cast(IO[str], Patient(stream)), highlight=False, soft_wrap=not wrap)
+    """A console on ``stream`` that takes brackets for brackets.
+
+    Lines are only broken where ``wrap`` says so: paths are to be copied.
+    """
+    return Console(file=cast(IO[str], Patient(stream)), highlight=False, markup=False, soft_wrap=not wrap)

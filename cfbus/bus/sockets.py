@@ -59,7 +59,7 @@ _AUTOMATIC_ID_BYTES: Final = 5
 class Inbound:
     """One message of one peer: ``user_id`` is its key (Z85), ``frames`` are without the routing id.
 
-    ``fd`` is the connection's descriptor inside libzmq, good only for ``auth.cut`` and its kin.
+    ``fd`` is the connection's descriptor inside libzmq, good only for ``connections.cut`` and its kin.
     Frames of at least ``COPY_BELOW`` bytes are views into libzmq's own memory.
     """
 
@@ -182,7 +182,7 @@ class Connection(StrEnum):
     """What happened to a client's connection.
 
     libzmq shows a client the same hanging up (or the same silence) whether its key is to come later
-    or the server has another key than expected; ``auth.diagnose`` finds out which.
+    or the server has another key than expected; ``connections.Stranger`` finds out which.
     """
 
     CONNECTED = "connected"

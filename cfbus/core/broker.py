@@ -167,6 +167,12 @@ class Broker:
         room = self.writer.room if self.writer else 0
         return max(room // max(len(self.workers()), 1), m.MAX_FRAME_BYTES)
 
+    def lost(self, connection: Connection, now: float) -> list[Effect]:
+        """The connection was cut, for good: whoever was there has left, and its leases return at once."""
+        self._run_clocks(now)
+        known = self.peers.get(connection)
+        return self._settle(self.joining.leave(known), now) if known is not None else []
+
     # ------------------------------------------------------------------ leases and results
 
     def _result(self, known: PeerState, message: m.Result, payload: bytes) -> list[Effect]:

@@ -10,21 +10,20 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from cfbus.bus import messages as m
-from cfbus.bus.columns import build
-from cfbus.bus.fields import RESULT_SPLIT_BYTES
 from cfbus.bus.messages import Role
-from cfbus.bus.wire import WireError, decode_table, encode_table
+from cfbus.bus.wire import WireError, decode_table
 from cfbus.core.effects import Connection, DropLeases, Effect, Note, SavePosition, Send, Stop
-from cfbus.core.pages import pages
 from cfbus.core.passes import Pass
+from cfbus.core.records import contributors, jobs
 from cfbus.core.state import WriterState
 
 if TYPE_CHECKING:
     from cfbus.core.broker import Broker
     from cfbus.core.state import PeerState
 
-SNAPSHOT_ROW_BYTES = 400
-"""More than the bytes of a row of the jobs and contributors snapshots, without the job's name."""
+RECORDS = ("jobs", "contributors")
+RECORDS_SECONDS = 60.0
+"""While something goes on, the tables that show it from outside are written so often."""
 ASK_AGAIN_SECONDS = 10.0
 
 
@@ -39,6 +38,8 @@ class CatchUp:
         self._payloads: dict[str, bytes] = {}
         self._sealing_at = -1
         self._sealed_at = -1
+        self._recorded_at = 0.0
+        self._recorded = -1
         self.scanned = False
         self.problem = ""
 
@@ -262,19 +263,25 @@ class CatchUp:
         if broker.writer is None or not broker.writer.caught_up:
             return []
         kinds = {task.kind for task in self._tasks.values()}
-        if not self.scanned:
-            return [] if "scan" in kinds or self.problem else self._ask("scan")
-        missing = self.missing_slots
-        if missing and "open-pass" not in kinds:
-            return self._ask("open-pass", slots=missing)
+        effects: list[Effect] = []
+        if self.missing_slots and "open-pass" not in kinds and not self.problem:
+            effects += self._ask("open-pass", slots=self.missing_slots)
+        if not self.scanned and "scan" not in kinds and not self.problem:
+            effects += self._ask("scan")
         if broker.finished and not self.sealed and self._sealing_at < broker.position:
             self._sealing_at = broker.position
-            return [
-                *self._ask("jobs", payload=self._jobs(now)),
-                *self._ask("contributors", payload=self._contributors()),
-                *self._ask("seal"),
-            ]
-        return []
+            return [*effects, *self._ask_for_records(now), *self._ask("seal")]
+        if now - self._recorded_at >= RECORDS_SECONDS and "jobs" not in kinds and broker.position != self._recorded:
+            effects += self._ask_for_records(now)
+        return effects
+
+    def _ask_for_records(self, now: float) -> list[Effect]:
+        broker = self._broker
+        self._recorded_at, self._recorded = now, broker.position
+        return [
+            *self._ask("jobs", payload=jobs(broker)),
+            *self._ask("contributors", payload=contributors(broker)),
+        ]
 
     def _ask(self, kind: str, *, slots: tuple[str, ...] = (), payload: bytes = b"") -> list[Effect]:
         broker = self._broker
@@ -291,44 +298,11 @@ class CatchUp:
         if task is None:
             return []
         if message.problem:
-            self.problem = message.problem
+            if task.kind not in RECORDS:
+                self.problem = message.problem
             return [Note("task.failed", (("kind", task.kind), ("why", message.problem)))]
         if task.kind == "scan":
             self.scanned = True
         if task.kind == "seal":
             self._sealed_at = message.count
         return [Note("task.done", (("kind", task.kind), ("count", message.count)))]
-
-    def _jobs(self, now: float) -> bytes:
-        newest_first = (lease.row for lease in reversed(list(self._broker.leases)))
-        rows = next(pages(newest_first, lambda row: SNAPSHOT_ROW_BYTES + 4 * len(row.job), RESULT_SPLIT_BYTES))
-        count = len(rows)
-        table = build(
-            "jobs",
-            count,
-            {
-                "job_id": [row.job for row in rows],
-                "shard": [row.shard for row in rows],
-                "start": [row.start for row in rows],
-                "end": [row.end for row in rows],
-                "pass_number": [row.pass_number for row in rows],
-                "status": ["leased" if row.current else "ended" for row in rows],
-                "assigned_to": [row.contributor for row in rows],
-                "timestamp": [self._broker.wall] * count,
-                "last_error": [""] * count,
-            },
-        )
-        return encode_table(table)
-
-    def _contributors(self) -> bytes:
-        known = next(pages(self._broker.contributors, lambda _: SNAPSHOT_ROW_BYTES, RESULT_SPLIT_BYTES))
-        table = build(
-            "contributors",
-            len(known),
-            {
-                "contributor_id": [who for who, _, _ in known],
-                "name": [name for _, name, _ in known],
-                "trust_level": [trust for _, _, trust in known],
-            },
-        )
-        return encode_table(table)

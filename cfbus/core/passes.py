@@ -120,6 +120,17 @@ class Pass:
         self.hold(shard, [(start, end)])
         return shard, start, end
 
+    def gaps(self, limit: int) -> list[tuple[int, int, int]]:
+        """The first ranges that nobody has and that are not done: shard, start, end."""
+        found = [(shard, start, end) for shard, free in self._free.items() for start, end in free]
+        for shard in range(self._next, len(self._shards)):
+            if len(found) >= limit:
+                break
+            held = self._held.get(shard, RangeSet())
+            undone = self.undone_in(shard, [(0, self._shards.lengths[shard])])
+            found += [(shard, *gap) for start, end in undone for gap in held.missing(start, end)]
+        return found[:limit]
+
     def _first_open(self) -> int | None:
         while not self._free and self._next < len(self._shards):
             shard = self._next

@@ -53,7 +53,9 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--items", type=int, help=f"captions in a run ({ITEMS})")
     parser.add_argument("--rounds", type=int, help=f"rounds ({ROUNDS}); in each, every kind of run once")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="how many workers (1 2)")
-    parser.add_argument("--quick", action="store_true", help=f"one round of {QUICK_ITEMS} captions, to see that it works")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"one round of {QUICK_ITEMS} captions, to see that it works"
+    )
     parser.add_argument("--all", action="store_true", help="also the broker's core, its memory, start time, sizes")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/performance.md")
     parser.add_argument("--tables-of", type=Path, metavar="JSON", help="measure nothing, take an earlier run's figures")
@@ -61,7 +63,7 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _measure(items: int, rounds: int, workers: Sequence[int], *, extras: bool) -> Report:
-    seconds = rounds * sum(START_AND_STOP_SECONDS + items / GUESSED_RATE for _ in (*workers, "limit"))
+    seconds = 2 * rounds * len(workers) * (START_AND_STOP_SECONDS + items / GUESSED_RATE)
     minutes = (seconds + EXTRA_SECONDS * extras) / 60
     sys.stdout.write(
         f"{rounds} rounds of {items:,} captions each with {' and '.join(map(str, workers))} workers and as the limit: "
@@ -76,13 +78,13 @@ def _measure(items: int, rounds: int, workers: Sequence[int], *, extras: bool) -
     try:
         for number in range(1, rounds + 1):
             for count in workers:
-                runs.append(running.run(items, count, work / f"{number}-{count}"))
-                _say(f"round {number}, {count} workers: {runs[-1].durable:,.0f} durable a second")
-            limits.append(_limit(items, work / f"{number}-limit"))
-            _say(f"round {number}, the limit: {limits[-1].rate:,.0f} a second")
-            _same(work / f"{number}-{workers[-1]}", work / f"{number}-limit")
-            shutil.rmtree(work)
-            work.mkdir()
+                runs.append(running.run(items, count, work / "run"))
+                limits.append(_limit(items, work / "limit"))
+                rates = f"{runs[-1].durable:,.0f} durable a second, the limit {limits[-1].rate:,.0f}"
+                _say(f"round {number}, {count} worker{'s' if count > 1 else ''}: {rates}")
+                _same(work / "run", work / "limit")
+                shutil.rmtree(work)
+                work.mkdir()
         report = Report(
             when=now.strftime("%Y-%m-%d %H:%M UTC"), items=items, machine=machine(ROOT, out), runs=runs, limits=limits,
             extras=_extras() if extras else None,
@@ -108,7 +110,7 @@ def _child(module: str, *arguments: str | Path) -> str:
 
 def _limit(items: int, folder: Path) -> Limit:
     folder.mkdir()
-    return Limit.model_validate_json(_child("limit", items, folder))
+    return Limit.model_validate_json(_child("limit", str(items), folder))
 
 
 def _same(run: Path, limit: Path) -> None:

@@ -1,7 +1,7 @@
-"""The broker's core alone: how many leases it grants, results it passes on and results it settles in a second, and what
-it takes to remember which items are done. No sockets, no encoding, one thread.
+"""The broker's core alone: how many leases it grants, results it passes on and results it settles in a second of the
+processor, and what it takes to remember which items are done. No sockets, no encoding, one thread.
 
-Run as ``python -m benchmarks.cores ITEMS LENGTH`` it prints the memory for one case: it has to be in a process of its own.
+Run as ``python -m benchmarks.cores ITEMS LENGTH`` it prints the memory for one case, which needs a process of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.figures import Core, Memory
+
 from cfbus.bus import messages as m
 from cfbus.bus.columns import build
 from cfbus.bus.wire import encode_table
@@ -20,8 +22,6 @@ from cfbus.core.broker import Broker
 from cfbus.core.effects import Effect, Peer, Send
 from cfbus.core.passes import Pass, Shards
 from cfbus.core.state import Remembered, Rules
-
-from benchmarks.figures import Core, Memory
 
 SHARD_ITEMS = 100_000
 CHUNK_ITEMS = 1000
@@ -93,20 +93,20 @@ def measure_core(leases: int = 5000) -> Core:
     """Grant that many leases to a hundred workers, pass on all their results, settle them."""
     # More than is granted: towards the end of a pass chunks become smaller.
     bus = Bus(-(-(leases + 2 * WORKERS) * CHUNK_ITEMS // SHARD_ITEMS) + 1)
-    began = time.perf_counter()
+    began = time.process_time()
     for number in range(leases):
         bus.grant(bus.workers[number % WORKERS])
-    granting = time.perf_counter() - began
+    granting = time.process_time() - began
     made = [(worker, grant, result) for worker, grant in bus.leases for result in _results(bus.instance(worker), grant)]
-    began = time.perf_counter()
+    began = time.process_time()
     for worker, _, result in made:
         bus.say(worker, result)
-    passing = time.perf_counter() - began
+    passing = time.process_time() - began
     commits = _commits([(grant, result) for _, grant, result in made])
-    began = time.perf_counter()
+    began = time.process_time()
     for commit in commits:
         bus.commit(commit)
-    settling = time.perf_counter() - began
+    settling = time.process_time() - began
     assert bus.core.done_items == leases * CHUNK_ITEMS
     return Core(
         grants=leases / granting,
@@ -138,23 +138,27 @@ def _commits(made: Sequence[tuple[m.Grant, m.Result]]) -> list[m.Commit]:
             )
             for grant, result in group
         )  # fmt: skip
-        facts = {"shards": 0, "passes": 1, "captions": start, "dead_letters": 0, "room": 1 << 30}
-        commits.append(m.Commit(after=start, position=start + len(group), results=stored, **facts))
+        position = start + len(group)
+        commit = m.Commit(
+            after=start, position=position, results=stored, room=1 << 30, shards=0, passes=1, captions=position,
+            dead_letters=0,
+        )  # fmt: skip
+        commits.append(commit)
     return commits
 
 
 def measure_memory(items: int, length: int) -> Memory:
-    """Mark about ``MEMORY_SHARE`` of the items done, in random ranges of ``length``, and see what the process grew by."""
+    """Mark ``MEMORY_SHARE`` of the items done, in random ranges of ``length``, and see what the process grew by."""
     dice = random.Random(0)
     shards = Shards()
     for number in range(-(-items // MEMORY_SHARD_ITEMS)):
         shards.add(f"shard-{number:05d}", MEMORY_SHARD_ITEMS)
     walk = Pass(1, ("caption",), shards)
-    before, began = _resident(), time.perf_counter()
+    before, began = _resident(), time.process_time()
     while walk.done_items < MEMORY_SHARE * items:
         shard, start = dice.randrange(len(shards)), dice.randrange(MEMORY_SHARD_ITEMS // length) * length
         walk.mark_done(shard, [(start, start + length)])
-    seconds, grown = time.perf_counter() - began, _resident() - before
+    seconds, grown = time.process_time() - began, _resident() - before
     ranges = sum(len(walk.done_in(shard, 0, MEMORY_SHARD_ITEMS)) for shard in range(len(shards)))
     return Memory(
         items=items, share=MEMORY_SHARE, length=length, ranges=ranges, mib=grown / (1 << 20),

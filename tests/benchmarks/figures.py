@@ -49,7 +49,7 @@ class Run(Figures):
 
 
 class Limit(Figures):
-    """One run of the limit."""
+    """One run of the limit, directly after the run that stands at the same place in the report."""
 
     rate: float
     cpu_us: float
@@ -60,7 +60,7 @@ class Limit(Figures):
 
 
 class Core(Figures):
-    """The broker's core alone, without sockets."""
+    """The broker's core alone, without sockets, in a second of the processor."""
 
     grants: float
     results: float

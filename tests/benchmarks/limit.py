@@ -19,6 +19,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from benchmarks.figures import Limit
+from benchmarks.processes import machine_busy
+
 from cfbus.bus import messages as m
 from cfbus.bus.columns import Table
 from cfbus.bus.wire import decode_table
@@ -27,9 +30,6 @@ from cfbus.core.results import pack
 from cfbus.core.worker import WorkerRules
 from cfbus.engines.scripted import ScriptedEngine
 from cfbus.store.schema import SCHEMAS, word_columns
-
-from benchmarks.figures import Limit
-from benchmarks.processes import machine_busy
 
 RESULT_ITEMS = 64
 SHARD_ITEMS = 4096
@@ -52,8 +52,8 @@ def frames(items: int) -> list[bytes]:
     for shard in range(0, items, SHARD_ITEMS):
         end = min(items - shard, SHARD_ITEMS)
         grant = m.Grant(
-            lease="0" * 16, pass_number=1, shard=shard // SHARD_ITEMS, shard_name=f"scripted-{shard // SHARD_ITEMS:05d}",
-            start=0, end=end, slots=("caption",), backup=False, ttl=1.0, window=0,
+            lease="0" * 16, pass_number=1, shard=0, shard_name="limit", start=0, end=end, slots=("caption",),
+            backup=False, ttl=1.0, window=0,
         )  # fmt: skip
         engine.submit([WorkItem("", "", at, f"item-{shard + at:08d}", b"", ("caption",)) for at in range(end)])
         for start in range(0, end, RESULT_ITEMS):
@@ -72,7 +72,9 @@ def columns(tables: Sequence[Table], first: int) -> pa.Table:
     np.cumsum(np.concatenate([text.lengths for text in texts]), out=offsets[1:])
     data = b"".join([text.data for text in texts])
     known: dict[str, pa.Array] = {
-        "shard": _words([f"scripted-{number:05d}" for number in range(index[-1] // SHARD_ITEMS + 1)], index // SHARD_ITEMS),
+        "shard": _words(
+            [f"scripted-{number:05d}" for number in range(index[-1] // SHARD_ITEMS + 1)], index // SHARD_ITEMS
+        ),
         "item_key": pa.array(keys),
         "filename": pa.array(keys),
         "item_index": pa.array(index % SHARD_ITEMS),
@@ -121,8 +123,8 @@ def store(made: Sequence[bytes], folder: Path) -> Path:
         for start in range(0, len(made), GROUP_FRAMES):
             tables = [decode_table("captions", frame) for frame in made[start : start + GROUP_FRAMES]]
             parquet.write_table(columns(tables, start * RESULT_ITEMS))
-    with open(path, "rb") as file:
-        os.fdatasync(file.fileno())
+    with open(path, "rb") as written:
+        os.fdatasync(written.fileno())
     return path
 
 

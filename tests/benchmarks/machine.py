@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import zmq
-
 from benchmarks.figures import Machine
 
 

@@ -29,7 +29,7 @@ class Usage:
     peak: dict[str, int] = field(default_factory=dict)
 
     def later(self, now: Usage) -> Usage:
-        """What is known when ``now`` came after: nothing here ever shrinks, and parts that are gone keep what they had."""
+        """What is known when ``now`` came after: nothing ever shrinks, and parts that are gone keep what they had."""
         cpu = {part: max(self.cpu.get(part, 0.0), now.cpu.get(part, 0.0)) for part in self.cpu | now.cpu}
         peak = {part: max(self.peak.get(part, 0), now.peak.get(part, 0)) for part in self.peak | now.peak}
         return Usage(cpu, peak)

@@ -18,6 +18,9 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zmq
+from benchmarks.figures import Run
+from benchmarks.processes import Usage, machine_busy, usage
+
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.wire import decode, encode
@@ -25,14 +28,11 @@ from cfbus.core.snapshot import Status
 from cfbus.runtime import new_id
 from cfbus.tools.following import Follower
 
-from benchmarks.figures import Run
-from benchmarks.processes import Usage, machine_busy, usage
-
 ROOT = Path(__file__).resolve().parents[2]
 CAPTION_CHARS = 300
 CONCURRENCY = 512
-SEAL_MIB = 32
-"""Small enough that a run of ten seconds seals several times while it captions, as a long one does."""
+SEAL_MIB = 64
+"""A quarter of the default, so that a run of ten seconds seals while it captions, as a long one does."""
 ASK_SECONDS = 0.02
 LOOK_SECONDS = 0.25
 GIVE_UP_SECONDS = 600.0

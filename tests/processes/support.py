@@ -252,10 +252,10 @@ class Terminals:
         gpu = ["--gpu-id", number] if number else []
         return self._nursery.start(f"cfbus.daemons.{name}", "--config", self.config, *gpu)
 
-    def admin(self, verb: str) -> dict[str, str]:
+    def admin(self, verb: str) -> dict[str, object]:
         """`cfbus-admin VERB`."""
         said = self._nursery.start("cfbus.tools.admin", "--config", self.config, verb, "--json").ends(0)
-        facts: dict[str, str] = json.loads(said)
+        facts: dict[str, object] = json.loads(said)
         return facts
 
     def watch(self) -> Watch:

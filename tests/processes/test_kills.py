@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 from processes.support import Nursery, Run, kill, until
 from processes.tables import durable, exact_scripted, journal_bytes, sealed_bytes, untouched
+
+from cfbus.store.folder import Store
 
 ITEMS = 6000
 SLOTS = ("short", "long")
@@ -81,19 +86,42 @@ def test_after_all_is_killed_the_same_command_goes_on(nursery: Nursery, tmp_path
     untouched(before, exact_scripted(run.out, ITEMS, SLOTS))
 
 
+@pytest.mark.parametrize("begun", ["nothing", "empty", "a half-made database"])
+def test_a_run_that_was_killed_while_it_made_the_manifest_goes_on(begun: str, nursery: Nursery, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    Store.open(out, "scripted", create=True).close()
+    manifest = out / "manifest.sqlite"
+    if begun == "empty":
+        manifest.touch()
+    if begun == "a half-made database":
+        # As SQLite leaves it when it is killed in its first transaction: with a journal to be rolled back.
+        with closing(sqlite3.connect(manifest, isolation_level=None)) as database:
+            database.execute("PRAGMA cache_size = 1")
+            database.execute("BEGIN")
+            database.execute("CREATE TABLE filler (text)")
+            database.execute("INSERT INTO filler VALUES (zeroblob(100000))")
+            killed = {path.name: path.read_bytes() for path in out.glob("manifest*")}
+        assert len(killed) == 2
+        for name, data in killed.items():
+            (out / name).write_bytes(data)
+    flags = ["--set", "dataset.source=scripted", "--set", "dataset.items=100"]
+    Run(nursery, out, "--engine", "scripted", *flags).command.ends(0)
+    exact_scripted(out, 100, ["caption"])
+
+
 def test_a_storm(nursery: Nursery, tmp_path: Path) -> None:
     """Each daemon dies, and some die again."""
     run = scripted(nursery, tmp_path / "out", "storage.seal_mib=1", rate=1000, workers=2)
     for step, role in enumerate(("broker", "gpu-1", "writer", "broker", "writer"), 1):
-        until("more of it is durable", lambda least=step * 300_000: durable_bytes(run.out) > least)
+        until("more of it is durable", partial(has_durable, run.out, step * 300_000))
         kill(run.daemon(role).pid)
     assert run.command.ends(0).count("starting it again") == 5
     exact_scripted(run.out, ITEMS, SLOTS)
 
 
-def durable_bytes(out: Path) -> int:
-    """Of journal and segments; these are packed, so this grows with what is durable, but not evenly."""
-    return journal_bytes(out) + 20 * sum(len(data) for data in sealed_bytes(out).values())
+def has_durable(out: Path, least: int) -> bool:
+    """So many bytes in journal and segments; these are packed, so it grows with what is durable, but not evenly."""
+    return journal_bytes(out) + 20 * sum(len(data) for data in sealed_bytes(out).values()) > least
 
 
 def test_the_ledger_is_disposable(nursery: Nursery, tmp_path: Path) -> None:

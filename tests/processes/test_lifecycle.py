@@ -108,19 +108,19 @@ def test_pause_stops_new_leases_and_resume_goes_on(nursery: Nursery, tmp_path: P
     daemons = [bus.start(role) for role in ("broker", "writer", "gpu-0")]
     with bus.watch() as watch:
         watch.until("some of it is done", lambda s: s.done > 100)
-        assert bus.admin("pause") == {"paused": "yes"}
+        assert bus.admin("pause") == {"paused": True}
         paused = watch.until("it is paused and what was leased is done", lambda s: s.paused and not s.leased)
         assert paused.why == "paused"
         assert 100 < paused.done < items
         assert not paused.finished
         facts = bus.admin("status")
-        assert facts["done"] == str(paused.done)
-        assert facts["leases_granted"] == str(paused.leases_granted)
-        assert facts["captions"] == str(paused.captions) == str(paused.done)
-        assert (facts["paused"], facts["leased"], facts["workers"]) == ("True", "0", "1")
+        assert facts["done"] == paused.done
+        assert facts["leases_granted"] == paused.leases_granted
+        assert facts["captions"] == paused.captions == paused.done
+        assert (facts["paused"], facts["leased"], facts["workers"]) == (True, 0, 1)
         assert idle_share(nursery) < IDLE_SHARE
         assert watch.fresh().leases_granted == paused.leases_granted
-        assert bus.admin("resume") == {"paused": "no"}
+        assert bus.admin("resume") == {"paused": False}
         resumed = watch.until("leases are granted", lambda s: s.leased > 0)
         assert not resumed.paused
         assert not resumed.why

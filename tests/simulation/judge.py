@@ -86,7 +86,8 @@ class Judge:
     def expired(self, job: str) -> None:
         """The broker ended a lease because its time was over."""
         world = self._world
-        lease = next(lease for lease, row in world.ledger.leases.items() if row.job == job)
+        lease = next((lease for lease, row in world.ledger.leases.items() if row.job == job), None)
+        assert lease is not None, f"{job} runs out and was never granted"
         given = self._given.get(lease)
         world.seen["lease expired"] += 1
         if given is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+MAX_ZOMBIE_LEASE = 5.0
 FAT_BYTES = 60_000
 """With captions of this size a few results fill a window; then more of them are lost, so that credit would be too."""
 
@@ -42,6 +43,11 @@ class Plan:
     speeds: tuple[float, ...]
     fat: bool
     page_bytes: int
+
+    @property
+    def zombie_for_ever(self) -> bool:
+        """The zombie does not come back when all is calm; everything ends without it."""
+        return self.zombie and self.lease_seconds < MAX_ZOMBIE_LEASE
 
     @classmethod
     def of(cls, rng: random.Random) -> Plan:

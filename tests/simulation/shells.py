@@ -162,7 +162,7 @@ class Shells:
     def feed(self, node: Node) -> None:
         """Give the engine what there is."""
         world, core = self._world, node.core
-        if not isinstance(core, Worker) or (node.zombie and world.storm):
+        if not isinstance(core, Worker) or (node.zombie and (world.storm or world.plan.zombie_for_ever)):
             return
         world.judge.window(node, core)
         for item in core.next_items(CONCURRENCY - core.in_flight):

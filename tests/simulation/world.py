@@ -31,7 +31,7 @@ from cfbus.core.worker import Worker
 from cfbus.core.writer import Writer
 
 BEGIN = 100.0
-LIMIT_SECONDS = 900.0
+LIMIT_SECONDS = 400.0
 """So long after the storm everything must have ended."""
 MAX_IDLE_TICKS = 8
 
