@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 Place = tuple[int, int, int]
 """Pass, shard, index."""
+NOTHING = ""
+"""The fault of one who had the item and said nothing of it."""
 NOT_THE_ITEM_FACTOR = 3
 """Faults of workers and networks are forgiven this many times more often than faults of items."""
 
@@ -51,17 +53,18 @@ class Claims:
         said = self._said.setdefault(place[:2], {}).setdefault(place[2], [])
         said.append((contributor, fault))
         item_faults = [who for who, what in said if what == "item"]
+        attempts = sum(what != NOTHING for _, what in said)
         final = (
             len(set(item_faults)) > 1
             or len(item_faults) >= self._max_attempts
-            or len(said) >= self._max_attempts * NOT_THE_ITEM_FACTOR
+            or attempts >= self._max_attempts * NOT_THE_ITEM_FACTOR
         )
         if not final:
             self._again[place] = None
             return None
         self.clear(place)
-        who = tuple(dict.fromkeys(name for name, _ in said))
-        return DeadLetter(place, reason, fault, len(said), detail, who)
+        who = tuple(dict.fromkeys(name for name, what in said if what != NOTHING))
+        return DeadLetter(place, reason, fault, attempts, detail, who)
 
     def next_for(self, contributor: str, leasable: frozenset[int], others: frozenset[str]) -> Place | None:
         """An item to try again: one that this contributor has not tried, or that all who could try have tried.
@@ -79,8 +82,12 @@ class Claims:
         """Another lease covers the accused item: it is tried there, and not given out again meanwhile."""
         self._again.pop(place, None)
 
-    def put_back(self, place: Place) -> None:
-        """The lease on an accused item ended without a word: it waits again."""
+    def put_back(self, place: Place, contributor: str) -> None:
+        """A lease on an accused item ended without a word: it waits again. Its holder had its turn, or an item would
+        wait for ever for somebody who takes it and does nothing."""
+        said = self._said[place[:2]][place[2]]
+        if (contributor, NOTHING) not in said:
+            said.append((contributor, NOTHING))
         self._again[place] = None
 
     def clear(self, place: Place) -> None:

@@ -10,6 +10,7 @@ here can be rebuilt from the store; only leases are worth remembering.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -33,6 +34,8 @@ WRITER_SILENT_SECONDS = 3.0
 """A writer says COMMIT each second; when none came for this long, lease clocks stand still."""
 SAMPLE_SECONDS = 1.0
 RATE_SECONDS = 60.0
+LAST_ENDED = 500
+"""So many ended leases are shown in the jobs table."""
 
 
 class Broker:
@@ -54,6 +57,7 @@ class Broker:
         self.paused = False
         self.ready = False  # true from the first catch-up on: only then are leases known
         self.counts = Counts(granted=remembered.granted)
+        self.last_ended: deque[tuple[LeaseRow, int]] = deque(maxlen=LAST_ENDED)
         self.captions = 0
         self.dead_letters = 0
         self.contributors: tuple[tuple[str, str, int], ...] = ()
@@ -267,6 +271,7 @@ class Broker:
             if not lease.preparing:
                 lease.row = replace(lease.row, current=False)
                 self.save(lease.row)
+                self.last_ended.append((lease.row, self.wall))
 
     def save(self, row: LeaseRow) -> None:
         """The ledger should keep the lease as it is now, before anything that follows from it is sent."""
@@ -278,7 +283,7 @@ class Broker:
         items = RangeSet(pairs)
         for index in self.claims.accused(row.pass_number, row.shard):
             if index in items:
-                self.claims.put_back((row.pass_number, row.shard, index))
+                self.claims.put_back((row.pass_number, row.shard, index), row.contributor)
                 items.remove(index, index + 1)
         self.passes[row.pass_number].release(row.shard, items)
 

@@ -159,15 +159,14 @@ class Granting:
         return self._lease(state, walk, primary.row.shard, start, end, backup=True, now=now)
 
     def _chunk_size(self, walk: Pass, state: PeerState, request: m.Lease) -> int:
-        """About ``lease_seconds`` of this worker's work; small and doubling until its rate is known; at the end of
-        the pass a share of what is left, so that nobody is left with much."""
+        """About ``lease_seconds`` of this worker's work; small and doubling until its rate is known; never more than
+        a share of what is free, so that at the end of a pass nobody is left with much."""
         rules = self._broker.rules
         if request.rate > 0:
             count = int(request.rate * rules.lease_seconds)
         else:
             count = state.chunk = max(2 * state.concurrency, 2 * state.chunk, 1)
-        if self._broker.catchup.scanned:
-            count = min(count, -(-walk.free_items // (2 * max(len(self._broker.workers()), 1))))
+        count = min(count, -(-walk.free_items // (2 * max(len(self._broker.workers()), 1))))
         return max(1, min(count, rules.chunk_size, request.want))
 
     def _lease(

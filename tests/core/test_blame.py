@@ -40,8 +40,14 @@ def test_another_tries_first() -> None:
     assert claims.next_for("b", frozenset(), B) is None
     assert claims.next_for("b", PASSES, B) == PLACE
     assert claims.next_for("b", PASSES, B) is None, "it is out already"
-    claims.put_back(PLACE)
+    claims.put_back(PLACE, "b")
+    assert claims.next_for("a", PASSES, B) == PLACE, "b had it and did nothing"
+    claims.put_back(PLACE, "a")
     assert claims.next_for("a", PASSES, A) == PLACE, "nobody else is there"
+    claims.put_back(PLACE, "b")
+    letter = claims.accuse(PLACE, "a", "broken", "item", "")
+    assert letter is None, "silence is no claim"
+    assert claims.accuse(PLACE, "a", "broken", "item", "") is not None
 
 
 def test_what_its_holder_tries_is_not_given_out() -> None:
