@@ -146,7 +146,8 @@ class Link:
         self._on_message = on_message
         self._log = logs.get_logger()
         self._failures = 0
-        self._ever_admitted = self._reached = False
+        self._ever_admitted = False
+        self._reached: bool
         self._wrong_since: float | None = None
         self._stranger: connections.Stranger | None = None
         self._stranger_until = self._diagnose_at = 0.0
@@ -157,6 +158,7 @@ class Link:
         self._dial()
 
     def _dial(self) -> None:
+        self._reached = False
         self._socket, self._watch = sockets.connect_bus(self._context, self._pair, self._server_public, self._endpoint)
         self._loop.watch(self._socket, self._readable)
         self._loop.watch(self._watch.events, self._changed)

@@ -110,7 +110,11 @@ def closing(console: Console, store: Path, models: Sequence[str]) -> None:
 
 @click.command()
 @click.option(
-    "--out", default="demo-out", show_default=True, type=click.Path(path_type=Path), help="The folder for all of it."
+    "--out",
+    default="demo-out",
+    show_default=True,
+    type=click.Path(path_type=Path, readable=False),
+    help="The folder for all of it.",
 )
 @click.option(
     "--workers", default=2, show_default=True, type=click.IntRange(1, 16), help="How many workers to start here."

@@ -71,8 +71,10 @@ def _flags(folder: Path, images: tuple[Path, ...]) -> list[Option]:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--images", multiple=True, type=click.Path(path_type=Path), help="A folder of images; repeatable.")
+@click.argument("folder", type=click.Path(path_type=Path, readable=False))
+@click.option(
+    "--images", multiple=True, type=click.Path(path_type=Path, readable=False), help="A folder of images; repeatable."
+)
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set one key of the configuration.")
 def command(folder: Path, images: tuple[Path, ...], overrides: tuple[str, ...]) -> None:
     """Write a commented cfbus.yaml and the keys of a bus into FOLDER."""

@@ -238,8 +238,10 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
 
 
 @click.command()
-@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Where captions go; made if needed.")
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path, readable=False))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, readable=False), help="Where captions go; made if needed."
+)
 @click.option(
     "--slot", "slots", multiple=True, metavar="NAME=TEXT", help="A caption's name and its prompt; repeatable."
 )
@@ -253,7 +255,12 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
     show_default=True,
     help="Seconds to wait for another run on the same OUT to end.",
 )
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="A configuration file to start from.")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, readable=False),
+    help="A configuration file to start from.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set one key of the configuration.")
 def command(
     folders: tuple[Path, ...],

@@ -10,7 +10,6 @@ Run as ``python -m benchmarks.limit ITEMS FOLDER``; prints the figures as JSON.
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from benchmarks.figures import Limit
-from benchmarks.processes import machine_busy
+from benchmarks.processes import machine_busy, peak
 
 from cfbus.bus import messages as m
 from cfbus.bus.columns import Table
@@ -137,7 +136,7 @@ def measure(items: int, folder: Path) -> Limit:
     return Limit(
         rate=items / seconds,
         cpu_us=cpu * 1e6 / items,
-        peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_mib=peak(os.getpid()) / (1 << 20),
         parquet_bytes=path.stat().st_size,
         frame_bytes=sum(map(len, made)),
         cores_of_others=max(machine_busy() - busy - cpu, 0.0) / seconds,

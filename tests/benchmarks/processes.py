@@ -31,19 +31,19 @@ class Usage:
     def later(self, now: Usage) -> Usage:
         """What is known when ``now`` came after: nothing ever shrinks, and parts that are gone keep what they had."""
         cpu = {part: max(self.cpu.get(part, 0.0), now.cpu.get(part, 0.0)) for part in self.cpu | now.cpu}
-        peak = {part: max(self.peak.get(part, 0), now.peak.get(part, 0)) for part in self.peak | now.peak}
-        return Usage(cpu, peak)
+        worst = {part: max(self.peak.get(part, 0), now.peak.get(part, 0)) for part in self.peak | now.peak}
+        return Usage(cpu, worst)
 
 
 def usage(run: int) -> Usage:
     """What the `cfbus run` with this process id and its children have used so far."""
-    found = Usage({"run": _cpu(run, reaped=False)}, {"run": _peak(run)})
+    found = Usage({"run": _cpu(run, reaped=False)}, {"run": peak(run)})
     for child, part in _children(run).items():
         found.cpu[part] = _cpu(child, reaped=True)
-        found.peak[part] = _peak(child)
+        found.peak[part] = peak(child)
         for grandchild, small in _children(child).items():
             found.cpu[part] += _cpu(grandchild, reaped=True)
-            found.peak[small] = _peak(grandchild)
+            found.peak[small] = peak(grandchild)
     return found
 
 
@@ -71,7 +71,8 @@ def _cpu(pid: int, *, reaped: bool) -> float:
     return sum(map(int, words[11 : 15 if reaped else 13])) / TICKS
 
 
-def _peak(pid: int) -> int:
+def peak(pid: int) -> int:
+    """Bytes of the largest resident memory of a process since its program began; 0 when it is gone."""
     found = re.search(r"VmHWM:\s+(\d+) kB", _read(pid, "status"))
     return int(found[1]) * 1024 if found else 0
 

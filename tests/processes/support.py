@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import secrets
 import signal
 import socket
@@ -156,6 +157,7 @@ class Command:
         return self.said
 
     def signal(self, number: signal.Signals) -> None:
+        """Send it to this process alone."""
         self.process.send_signal(number)
 
 
@@ -194,8 +196,7 @@ class Run:
             lines = log.read_text().splitlines() if log.exists() else []
             return [line for line in lines if " broker.serves " in line]
 
-        words = until("the broker serves", serves)[-1].split(" ", 6)
-        facts = dict(word.split("=", 1) for word in words if "=" in word)
+        facts = dict(re.findall(r'(\w+)=("[^"]*"|\S+)', until("the broker serves", serves)[-1]))
         line = facts["server_key"].strip('"')
         return Watch(self.out / "keys" / "admin.key_secret", line, f"tcp://127.0.0.1:{facts['stats_port']}")
 

@@ -15,50 +15,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from processes.support import Nursery, Run, Terminals, free_port, until
-from processes.tables import exact_pictures, exact_scripted, failures, make_pictures
+from processes.asking import MODULES, Asking, Told, needs, told_under
+from processes.support import Nursery, Terminals, free_port
+from processes.tables import exact_pictures, failures, make_pictures, rows
 
 from cfbus.bus import keys
 from cfbus.tools import init
-
-MODULES = {
-    "cfbus": "cfbus.tools.main",
-    "cfbus-admin": "cfbus.tools.admin",
-    "cfbus-broker": "cfbus.daemons.broker",
-    "cfbus-writer": "cfbus.daemons.writer",
-    "cfbus-gpu": "cfbus.daemons.gpu",
-}
-CAPTIONS_PER_FILL = 30_000
-
-
-def told(code: int, command: str, *arguments: str | Path, prefix: Sequence[str] = (), seconds: float = 30.0) -> str:
-    """What a command says before it ends with this exit code."""
-    done = subprocess.run(
-        [*prefix, sys.executable, "-m", MODULES[command], *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
-    assert done.returncode == code, f"exit code {done.returncode}: {done.stdout}"
-    assert "Traceback" not in done.stdout
-    assert "bug in cfbus" not in done.stdout
-    assert "\x1b" not in done.stdout
-    return done.stdout
-
-
-def needs(problem: str) -> None:
-    """Skip for want of something, but never where everything should be there."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(problem)
-    pytest.skip(problem)
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +39,14 @@ def mortal() -> Sequence[str]:
 
 
 @pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+    """Ask a command: ``told(exit_code, "cfbus", "run", …)`` is what it says."""
+    asking = Asking(tmp_path_factory.mktemp("asking"))
+    yield asking.told
+    asking.close()
+
+
+@pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures") / "pictures"
     make_pictures(folder, 0, 12)
@@ -81,7 +54,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def captioned(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def captioned(pictures: Path, tmp_path_factory: pytest.TempPathFactory, told: Told) -> Path:
     """A finished store; not to be changed."""
     out = tmp_path_factory.mktemp("captioned") / "out"
     told(0, "cfbus", "run", pictures, "--out", out, "--slot", "short=One sentence.", "--workers", "1")
@@ -110,7 +83,7 @@ def bus(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("x" * 300, ["File name too long"]),
     ],
 )
-def test_a_folder_that_is_none(name: str, words: list[str], tmp_path: Path) -> None:
+def test_a_folder_that_is_none(name: str, words: list[str], tmp_path: Path, told: Told) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "a.txt").write_text("no picture")
@@ -125,14 +98,16 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path, mortal: Sequence[str]) ->
     make_pictures(secret, 0, 1)
     secret.chmod(0)
     try:
-        said = told(2, "cfbus", "run", secret, "--out", tmp_path / "out", prefix=mortal)
+        said = told_under(mortal, 2, "cfbus", "run", secret, "--out", tmp_path / "out")
     finally:
         secret.chmod(0o700)
     assert f"{secret}: the folder cannot be read: Permission denied" in said
     assert "Check who may read it" in said
 
 
-def test_bad_pictures_become_dead_letters_and_their_neighbours_do_not(pictures: Path, tmp_path: Path) -> None:
+def test_bad_pictures_become_dead_letters_and_their_neighbours_do_not(
+    pictures: Path, tmp_path: Path, told: Told
+) -> None:
     folder, out = tmp_path / "pictures", tmp_path / "out"
     shutil.copytree(pictures, folder)
     whole = (pictures / "00001.jpg").read_bytes()
@@ -140,26 +115,14 @@ def test_bad_pictures_become_dead_letters_and_their_neighbours_do_not(pictures: 
     for name, data in bad.items():
         (folder / name).write_bytes(data)
     (folder / "jpeg_in_truth.png").write_bytes(whole)
-    said = told(3, "cfbus", "run", folder, "--out", out, "--workers", "1", seconds=60.0)
+    said = told(3, "cfbus", "run", folder, "--out", out, "--workers", "1")
     assert "3 images could not be captioned" in said
     assert "  nothing.jpg: The file has no bytes." in said
     assert "  cut.jpg: The file is cut off" in said
     assert f"{out}/failures/*.parquet" in said
     assert {row["item_key"]: row["fault"] for row in failures(out)} == dict.fromkeys(bad, "item")
-    (folder / "jpeg_in_truth.png").rename(folder / "jpeg_in_truth.png.jpg")
-    shutil.copy(folder / "jpeg_in_truth.png.jpg", tmp_path / "kept.jpg")
-    (folder / "jpeg_in_truth.png.jpg").unlink()
-    found = {row["item_key"] for row in _captions(out)}
+    found = {row.key for row in rows(out)}
     assert found == {path.relative_to(pictures).as_posix() for path in pictures.rglob("*.jpg")} | {"jpeg_in_truth.png"}
-
-
-def _captions(out: Path) -> list[dict[str, object]]:
-    import pyarrow.dataset as ds
-
-    rows: list[dict[str, object]] = (
-        ds.dataset(out / "captions", format="parquet").to_table(columns=["item_key", "slot"]).to_pylist()
-    )
-    return rows
 
 
 def test_a_picture_that_vanishes_during_the_run(pictures: Path, nursery: Nursery, tmp_path: Path) -> None:
@@ -179,98 +142,7 @@ def test_a_picture_that_vanishes_during_the_run(pictures: Path, nursery: Nursery
     exact_pictures(bus.store, folder, ["caption"])
     [dead] = failures(bus.store)
     assert dead["item_key"] == "00003.jpg"
-    assert "no longer" in str(dead["detail"]) or "No such file" in str(dead["detail"]) or "gone" in str(dead["detail"])
-
-
-# The disk
-
-
-@dataclass(frozen=True)
-class SmallDisk:
-    """A file system of its own, which can be filled up."""
-
-    path: Path
-
-    def fill(self) -> None:
-        """Take all the room, as somebody else's file."""
-        with suppress(OSError), open(self.path / "ballast", "wb", buffering=0) as file:
-            for size in (1 << 20, 4096):
-                with suppress(OSError):
-                    while True:
-                        file.write(bytes(size))
-
-    def take(self, size: int) -> None:
-        """Take so much of it."""
-        (self.path / "ballast").write_bytes(bytes(size))
-
-    def free(self) -> None:
-        """Give the room back."""
-        (self.path / "ballast").unlink()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SmallDisk]:
-    """Of as many MiB as the test asks for."""
-    place = tmp_path / "small"
-    place.mkdir()
-    size = f"size={request.param}m"
-    problem = "mounting a small disk needs root"
-    if os.geteuid() == 0:
-        command = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(place)]
-        problem = subprocess.run(command, capture_output=True, text=True, check=False).stderr.strip()
-    if problem:
-        needs(problem)
-    yield SmallDisk(place)
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def scripted(items: int, length: int, *more: str) -> list[str]:
-    """Arguments for a run without pictures."""
-    settings = ["dataset.source=scripted", f"dataset.items={items}", f"captions.scripted.length={length}", *more]
-    return ["--engine", "scripted", "--workers", "1", *(word for each in settings for word in ("--set", each))]
-
-
-@pytest.mark.parametrize("small_disk", [8], indirect=True)
-def test_too_little_room_to_begin(small_disk: SmallDisk, pictures: Path) -> None:
-    said = told(75, "cfbus", "run", pictures, "--out", small_disk.path / "out")
-    assert "MiB left on the disk" in said
-    assert "Make room (64 MiB at least) and run the same command again" in said
-    small_disk.fill()
-    again = told(75, "cfbus", "run", pictures, "--out", small_disk.path / "new")
-    assert "no room on the disk" in again or "MiB left" in again
-
-
-@pytest.mark.parametrize("small_disk", [96], indirect=True)
-def test_no_room_in_mid_run_waits_and_goes_on_by_itself(small_disk: SmallDisk, nursery: Nursery) -> None:
-    """Journal, manifest, ledger, registry, spool and logs all lie on the disk that is full."""
-    out, items = small_disk.path / "out", 8000
-    run = Run(nursery, out, *scripted(items, 300, "captions.scripted.rate=2000", "broker.chunk_size=100"))
-    with run.follow() as watch:
-        watch.until("some are done", lambda status: status.done > 1000)
-        small_disk.fill()
-        full = watch.until("it says so", lambda status: status.why == "writer-disk-full")
-        run.command.says("THE DISK IS FULL: make room, then it goes on by itself")
-        time.sleep(1.5)  # to see that nothing is done, and nobody gives up
-        assert watch.fresh().done == full.done < items
-        small_disk.free()
-        watch.until("it goes on", lambda status: status.done > full.done)
-    said = run.command.ends(0)
-    assert f"{items:,} captions written" in said
-    assert "starting it again" not in said
-    exact_scripted(out, items, ["caption"])
-
-
-@pytest.mark.parametrize("small_disk", [98], indirect=True)
-def test_no_room_to_seal_waits_and_goes_on_by_itself(small_disk: SmallDisk, nursery: Nursery) -> None:
-    """There is room for the journal once, and not for the copy that closes it."""
-    out, items = small_disk.path / "out", 42_000
-    small_disk.take(30 << 20)
-    run = Run(nursery, out, *scripted(items, 1000))
-    run.command.says(f"{items:,} of {items:,} images done, THE DISK IS FULL")
-    small_disk.free()
-    assert f"{items:,} captions written" in run.command.ends(0)
-    assert not list((out / "journal").glob("*.sqlite*"))
-    exact_scripted(out, items, ["caption"])
+    assert "gone" in str(dead["detail"]), dead
 
 
 # The output folder
@@ -278,16 +150,16 @@ def test_no_room_to_seal_waits_and_goes_on_by_itself(small_disk: SmallDisk, nurs
 
 def test_an_output_folder_that_may_not_be_written(pictures: Path, tmp_path: Path, mortal: Sequence[str]) -> None:
     (tmp_path / "frozen").mkdir(mode=0o555)
-    said = told(2, "cfbus", "run", pictures, "--out", tmp_path / "frozen" / "out", prefix=mortal)
+    said = told_under(mortal, 2, "cfbus", "run", pictures, "--out", tmp_path / "frozen" / "out")
     assert f"{tmp_path}/frozen/out cannot be used: Permission denied" in said
     assert "Choose a folder in which you may write" in said
     (tmp_path / "closed").mkdir(mode=0)
-    said = told(2, "cfbus", "run", pictures, "--out", tmp_path / "closed", prefix=mortal)
+    said = told_under(mortal, 2, "cfbus", "run", pictures, "--out", tmp_path / "closed")
     assert "Permission denied" in said
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "link"])
-def test_an_output_folder_that_can_be_none(name: str, pictures: Path, tmp_path: Path) -> None:
+def test_an_output_folder_that_can_be_none(name: str, pictures: Path, tmp_path: Path, told: Told) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("nowhere")
     said = told(2, "cfbus", "run", pictures, "--out", tmp_path / name)
@@ -295,7 +167,7 @@ def test_an_output_folder_that_can_be_none(name: str, pictures: Path, tmp_path: 
     assert len(said.splitlines()) == 2
 
 
-def test_somebody_elses_folder_is_left_as_it_is(pictures: Path, tmp_path: Path, bus: Path) -> None:
+def test_somebody_elses_folder_is_left_as_it_is(pictures: Path, tmp_path: Path, bus: Path, told: Told) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "thesis.doc").write_text("years of work")
@@ -305,14 +177,14 @@ def test_somebody_elses_folder_is_left_as_it_is(pictures: Path, tmp_path: Path, 
     assert [path.name for path in theirs.iterdir()] == ["thesis.doc"]
 
 
-def test_a_store_of_another_dataset(captioned: Path, bus: Path) -> None:
+def test_a_store_of_another_dataset(captioned: Path, bus: Path, told: Told) -> None:
     said = told(2, "cfbus", "run", "--out", captioned, "--set", "dataset.name=other")
     assert "is the store of dataset 'pictures', not of 'other'" in said
     named = ("--set", "dataset.name=other", "--data-dir", captioned)
     assert "belongs to the dataset 'pictures'" in told(2, "cfbus-writer", "--config", bus, *named)
 
 
-def test_a_store_of_a_newer_version(captioned: Path, pictures: Path, bus: Path, tmp_path: Path) -> None:
+def test_a_store_of_a_newer_version(captioned: Path, pictures: Path, bus: Path, tmp_path: Path, told: Told) -> None:
     newer = tmp_path / "newer"
     shutil.copytree(captioned, newer)
     identity = json.loads((newer / "store.json").read_text())
@@ -325,14 +197,14 @@ def test_a_store_of_a_newer_version(captioned: Path, pictures: Path, bus: Path, 
         assert "pip install --upgrade cfbus" in said
 
 
-def test_other_folders_than_before(captioned: Path, pictures: Path, tmp_path: Path) -> None:
+def test_other_folders_than_before(captioned: Path, pictures: Path, tmp_path: Path, told: Told) -> None:
     make_pictures(tmp_path / "pictures", 0, 1)
     said = told(2, "cfbus", "run", tmp_path / "pictures", "--out", captioned)
     assert f"holds the captions of {pictures}" in said
     assert "or none: they are remembered" in said
 
 
-def test_a_slot_of_the_store_without_a_prompt(captioned: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_slot_of_the_store_without_a_prompt(captioned: Path, pictures: Path, tmp_path: Path, told: Told) -> None:
     (tmp_path / "other.yaml").write_text(f"dataset: {{paths: [{pictures}]}}\n")
     said = told(2, "cfbus", "run", "--out", captioned, "--config", tmp_path / "other.yaml")
     assert "begun with the slot 'short', for which there is no prompt now" in said
@@ -365,7 +237,9 @@ def test_a_slot_of_the_store_without_a_prompt(captioned: Path, pictures: Path, t
         (["keygen", "OUT/key"], ["no folder", "mkdir -p"]),
     ],
 )
-def test_a_wrong_command_line(arguments: list[str], words: list[str], pictures: Path, tmp_path: Path) -> None:
+def test_a_wrong_command_line(
+    arguments: list[str], words: list[str], pictures: Path, tmp_path: Path, told: Told
+) -> None:
     places = {"PICTURES": str(pictures), "OUT": str(tmp_path / "out"), "OUT/key": str(tmp_path / "out" / "key")}
     said = told(2, "cfbus", *(places.get(argument, argument) for argument in arguments))
     assert all(word in said for word in words), said
@@ -373,7 +247,7 @@ def test_a_wrong_command_line(arguments: list[str], words: list[str], pictures: 
 
 
 @pytest.mark.parametrize("command", MODULES)
-def test_help_reads_well(command: str) -> None:
+def test_help_reads_well(command: str, told: Told) -> None:
     said = told(0, command, "--help")
     assert said.startswith("Usage: ")
     assert all(len(line) <= 80 for line in said.splitlines())
@@ -381,7 +255,7 @@ def test_help_reads_well(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["cfbus-broker", "cfbus-writer", "cfbus-gpu", "cfbus-admin"])
-def test_a_wrong_configuration(command: str, tmp_path: Path) -> None:
+def test_a_wrong_configuration(command: str, tmp_path: Path, told: Told) -> None:
     verb = ["status"] if command == "cfbus-admin" else []
     path = tmp_path / "bad.yaml"
     path.write_text("broker:\n  prot: 7710\n  chunk_size: many\nworker:\n  gpu_id: -1\n")
@@ -392,7 +266,7 @@ def test_a_wrong_configuration(command: str, tmp_path: Path) -> None:
     assert "cfbus init" in told(2, command, "--config", tmp_path / "nowhere.yaml", *verb)
 
 
-def test_flags_of_daemons_are_told_by_their_names(tmp_path: Path) -> None:
+def test_flags_of_daemons_are_told_by_their_names(tmp_path: Path, told: Told) -> None:
     (tmp_path / "file").write_text("")
     assert "--port: broker.port: 70000 is not" in told(2, "cfbus-broker", "--port", "70000")
     assert "--server: writer.server" in told(2, "cfbus-writer", "--server", "nowhere")
@@ -406,7 +280,7 @@ def test_flags_of_daemons_are_told_by_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--port", "--stats-port"])
-def test_a_port_in_use(flag: str, bus: Path, tmp_path: Path) -> None:
+def test_a_port_in_use(flag: str, bus: Path, tmp_path: Path, told: Told) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         other = "--stats-port" if flag == "--port" else "--port"
@@ -420,7 +294,7 @@ def replaced(path: Path, new: str) -> None:
     path.write_text(re.sub(r'secret-key = ".*"', lambda _: f'secret-key = "{new}"', path.read_text()))
 
 
-def test_key_files(bus: Path, tmp_path: Path) -> None:
+def test_key_files(bus: Path, tmp_path: Path, told: Told) -> None:
     path = tmp_path / "night.key_secret"
     for command, section, verb in (
         ("cfbus-broker", "broker", []),
@@ -447,7 +321,7 @@ def test_key_files(bus: Path, tmp_path: Path) -> None:
     assert "worker.server_key is missing" in told(2, "cfbus-gpu", "--config", bus, "--set", "worker.server_key=")
 
 
-def test_what_a_running_bus_refuses(pictures: Path, nursery: Nursery, tmp_path: Path) -> None:
+def test_what_a_running_bus_refuses(pictures: Path, nursery: Nursery, tmp_path: Path, told: Told) -> None:
     bus = Terminals(nursery, tmp_path / "bus", images=pictures)
     broker, writer = bus.start("broker"), bus.start("writer")
     writer.says("bus.welcomed")
@@ -478,7 +352,7 @@ def test_what_a_running_bus_refuses(pictures: Path, nursery: Nursery, tmp_path: 
         daemon.ends(0)
 
 
-def test_the_key_of_another_broker(pictures: Path, nursery: Nursery, tmp_path: Path) -> None:
+def test_the_key_of_another_broker(pictures: Path, nursery: Nursery, tmp_path: Path, told: Told) -> None:
     """A wrong server key is only noise to the broker, so it is we who must find out, in a bearable time."""
     bus = Terminals(nursery, tmp_path / "bus", images=pictures)
     broker = bus.start("broker")
@@ -495,7 +369,7 @@ def test_the_key_of_another_broker(pictures: Path, nursery: Nursery, tmp_path: P
     broker.ends(0)
 
 
-def test_nobody_answers(bus: Path) -> None:
+def test_nobody_answers(bus: Path, told: Told) -> None:
     said = told(75, "cfbus-admin", "--config", bus, "status")
     assert "No broker answered at tcp://127.0.0.1:" in said
     assert "Is it running" in said
@@ -514,4 +388,3 @@ def test_output_that_has_no_room_or_no_reader(captioned: Path) -> None:
     done = subprocess.run(again, stdout=write, stderr=subprocess.PIPE, timeout=30, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (130, b"")
-    until("the store is as it was", lambda: (captioned / "store.json").exists())

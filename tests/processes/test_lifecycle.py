@@ -49,7 +49,7 @@ def test_ending_twice_is_quick_and_loses_nothing(nursery: Nursery, tmp_path: Pat
     began = time.monotonic()
     run.command.signal(signal.SIGINT)
     run.command.ends(130)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     nursery.await_none(1.0)
     before = durable(run.out)
     assert 0 < len(before) < ITEMS
@@ -78,7 +78,7 @@ def test_an_idle_worker_gets_released_work_at_once(nursery: Nursery, tmp_path: P
         watch.until("the other is there", lambda s: s.workers == 2)
         assert holders(ledger) == {instance}, "there was something left for it"
         first.signal(signal.SIGTERM)
-        until("the other has a lease of its own", lambda: holders(ledger) - {instance}, 5.0)
+        until("the other has a lease of its own", lambda: holders(ledger) - {instance}, 10.0)
         watch.until("all of it is done", lambda s: s.finished)
         first.ends(0)
     for daemon in (second, writer, broker):
@@ -94,14 +94,14 @@ def holders(ledger: Path) -> set[str]:
 
 
 def test_pause_stops_new_leases_and_resume_goes_on(nursery: Nursery, tmp_path: Path) -> None:
-    items = 1200
+    items = 2000
     bus = Terminals(
         nursery,
         tmp_path / "bus",
         "dataset.source=scripted",
         f"dataset.items={items}",
         "captions.engine=scripted",
-        "captions.scripted.rate=300",
+        "captions.scripted.rate=250",
         "worker.concurrency=20",
         "broker.chunk_size=100",
     )
@@ -121,9 +121,7 @@ def test_pause_stops_new_leases_and_resume_goes_on(nursery: Nursery, tmp_path: P
         assert idle_share(nursery) < IDLE_SHARE
         assert watch.fresh().leases_granted == paused.leases_granted
         assert bus.admin("resume") == {"paused": False}
-        resumed = watch.until("leases are granted", lambda s: s.leased > 0)
-        assert not resumed.paused
-        assert not resumed.why
+        watch.until("leases are granted", lambda s: not s.paused and s.leases_granted > paused.leases_granted)
         done = watch.until("all is done and sealed", lambda s: s.finished and s.sealed)
         assert done.done == done.items == done.captions == items
         assert done.leases_ended == done.leases_granted > paused.leases_granted

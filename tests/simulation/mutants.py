@@ -36,7 +36,7 @@ MUTANTS = (
                 'Send(self.writer.connection, message.model_copy(update={"origin": origin}), payload)]',
             ),
         ),
-        (0,),
+        (1,),
         "was acked and is not on the disk",
     ),
     Mutant(
@@ -48,7 +48,7 @@ MUTANTS = (
                 "self._result(message, payload)\n                return self._commits(self._staged[-1:], now)",
             ),
         ),
-        (0,),
+        (1, 3),
         "was acked and is not on the disk",
     ),
     Mutant(
@@ -60,13 +60,13 @@ MUTANTS = (
                 'problem, table = "", type("Unchecked", (), {"slot_names": ()})()',
             ),
         ),
-        (0,),
+        (4, 17),
         "",
     ),
     Mutant(
         "the writer does not compare the slots",
         (Edit("core/writer.py", 'if message.table == "captions" and table.slot_names != slots:', "if False:"),),
-        (0,),
+        (21, 30),
         "other slots",
     ),
     Mutant(
@@ -78,13 +78,13 @@ MUTANTS = (
                 "for have in ():",
             ),
         ),
-        (0,),
+        (1, 2),
         "is stored twice",
     ),
     Mutant(
         "the writer stores all of a partly new frame",
         (Edit("core/writer.py", "if len(new) < size(message.ranges):", "if False:"),),
-        (0,),
+        (0, 30),
         "is stored twice",
     ),
     Mutant(
@@ -96,7 +96,7 @@ MUTANTS = (
                 "self._staged.clear()",
             ),
         ),
-        (0,),
+        (7, 10),
         "",
     ),
     Mutant(
@@ -108,19 +108,19 @@ MUTANTS = (
                 "return []",
             ),
         ),
-        (0,),
+        (7, 13),
         "",
     ),
     Mutant(
         "a lease goes on without progress",
         (Edit("core/broker.py", "if captioned > lease.captioned:", "if captioned >= lease.captioned:"),),
-        (0,),
+        (13, 61),
         "stands still",
     ),
     Mutant(
         "lease clocks go on while the writer is silent",
         (Edit("core/broker.py", "            flowing = False\n", "            pass\n"),),
-        (0,),
+        (35, 45),
         "without progress",
     ),
     Mutant(
@@ -133,7 +133,7 @@ MUTANTS = (
                 "if worker is None or gone:",
             ),
         ),
-        (0,),
+        (31, 44),
         "",
     ),
     Mutant(
@@ -145,7 +145,7 @@ MUTANTS = (
                 "if lease is None:\n            return []\n        back",
             ),
         ),
-        (0,),
+        (3, 21),
         "",
     ),
     Mutant(
@@ -157,7 +157,7 @@ MUTANTS = (
                 "if lease is None or lease.row.instance != message.instance:",
             ),
         ),
-        (0,),
+        (44, 45),
         "",
     ),
     Mutant(
@@ -169,7 +169,7 @@ MUTANTS = (
                 "if item.index in lease.undone:",
             ),
         ),
-        (0,),
+        (3, 26),
         "",
     ),
     Mutant(
@@ -181,7 +181,7 @@ MUTANTS = (
                 "if lease is None:",
             ),
         ),
-        (0,),
+        (4, 21),
         "",
     ),
     Mutant(
@@ -193,7 +193,7 @@ MUTANTS = (
                 "if False:",
             ),
         ),
-        (0,),
+        (17, 21),
         "",
     ),
     Mutant(
@@ -204,7 +204,7 @@ MUTANTS = (
             ),
             Edit("core/retransmit.py", "effects.append(Send(BROKER, kept.message, kept.payload))", "pass"),
         ),
-        (0,),
+        (1, 4),
         "does not end",
     ),
     Mutant(
@@ -216,7 +216,7 @@ MUTANTS = (
                 "if False:\n            pass",
             ),
         ),
-        (0,),
+        (80, 85),
         "before the first catch-up",
     ),
     Mutant(
@@ -228,7 +228,7 @@ MUTANTS = (
                 'self.bytes -= len(kept.payload) * (acked.status == "stored")',
             ),
         ),
-        (0,),
+        (0, 1),
         "",
     ),
     Mutant(
@@ -240,25 +240,25 @@ MUTANTS = (
                 "if self._spec is None:",
             ),
         ),
-        (0,),
+        (139,),
         "more is unacked than the window allows",
     ),
     Mutant(
         "a lease is granted and not remembered",
         (Edit("core/granting.py", "        broker.save(lease.row)\n", ""),),
-        (0,),
+        (1, 2),
         "not in the ledger",
     ),
     Mutant(
         "remembered leases are not taken up",
         (Edit("core/broker.py", "for row in self.remembered:", "for row in ():"),),
-        (0,),
+        (15, 22),
         "refused",
     ),
     Mutant(
         "the broker does not remember how far the store is",
         (Edit("core/catchup.py", "effects.append(SavePosition(writer.store_id, message.position))", "pass"),),
-        (0,),
+        (0, 2),
         "does not remember how far",
     ),
     Mutant(
@@ -270,7 +270,7 @@ MUTANTS = (
                 "return True",
             ),
         ),
-        (0,),
+        (75,),
         "",
     ),
     Mutant(
@@ -282,7 +282,7 @@ MUTANTS = (
                 "if False:\n                open_items",
             ),
         ),
-        (0,),
+        (0, 4),
         "two leases cover an item",
     ),
     Mutant(
@@ -294,19 +294,19 @@ MUTANTS = (
                 "return []",
             ),
         ),
-        (0,),
+        (8, 18),
         "does not end",
     ),
     Mutant(
         "two passes are opened at a time",
         (Edit("core/tasks.py", 'ONE_AT_A_TIME = ("scan", "open-pass")', "ONE_AT_A_TIME = ()"),),
-        (0,),
+        (49,),
         "have a pass already",
     ),
     Mutant(
         "a new process gets what was meant for the one before",
         (Edit("core/granting.py", " or worker.instance != row.instance", ""),),
-        (0,),
+        (380, 650),
         "",
     ),
 )
