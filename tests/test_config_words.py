@@ -23,10 +23,10 @@ _CONFIGS = st.fixed_dictionaries(
     {},
     optional={
         "storage": st.fixed_dictionaries(
-            {}, optional={"data_dir": st.sampled_from(["s", "/s", "a b: #c", "~x", "\udcff"])}
+            {}, optional={"data_dir": st.sampled_from(["s", "/s", "a b: #c", "~x", "\x85"])}
         ),
         "dataset": st.fixed_dictionaries(
-            {"paths": st.lists(st.sampled_from(["a", "/b/#", "-", "no", "\x85"]), max_size=3)}
+            {"paths": st.lists(st.sampled_from(["a", "/b/#", "-", "no", "\x85", "\udcff"]), max_size=3)}
         ),
         "captions": st.fixed_dictionaries(
             {}, optional={"slots": st.dictionaries(st.sampled_from(["a", "no", "x1"]), _PROMPTS, min_size=1)}

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.dataset as ds
 from PIL import Image
 
+from cfbus.bus.wire import unpack_small
 from cfbus.store.folder import Store
 from cfbus.store.manifest import Manifest
 
@@ -137,6 +138,18 @@ def _unsealed(path: Path, names: Sequence[str]) -> Mapping[Place, int]:
             bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little") if mask else [1] * len(items)
             places |= {(names[shard], index): position for index, bit in zip(items, bits, strict=False) if bit}
     return places
+
+
+def spooled(folder: Path) -> set[int]:
+    """The indices of the items (of one shard) in the results that a worker keeps because they are not acked."""
+    found: set[int] = set()
+    for path in folder.glob("*.result"):
+        try:
+            ranges = unpack_small(path.read_bytes())["result"]["ranges"]
+        except FileNotFoundError:
+            continue
+        found.update(index for start, end in ranges for index in range(start, end))
+    return found
 
 
 def untouched(before: Mapping[Place, int], after: Iterable[Row]) -> None:

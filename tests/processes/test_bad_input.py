@@ -303,7 +303,7 @@ def test_key_files(bus: Path, tmp_path: Path, told: Told) -> None:
         ("cfbus-admin", "admin", ["status"]),
     ):
         begin = [command, "--config", bus, "--set", f"{section}.key_file={path}", *verb]
-        said = told(2, *begin)  # type: ignore[arg-type]
+        said = told(2, *begin)
         assert f"There is no key file {path}" in said
         assert "cfbus init" in said
     keys.save(keys.generate(), path, "night")
@@ -367,12 +367,6 @@ def test_the_key_of_another_broker(pictures: Path, nursery: Nursery, tmp_path: P
     assert time.monotonic() - began < 20.0
     broker.signal(signal.SIGTERM)
     broker.ends(0)
-
-
-def test_nobody_answers(bus: Path, told: Told) -> None:
-    said = told(75, "cfbus-admin", "--config", bus, "status")
-    assert "No broker answered at tcp://127.0.0.1:" in said
-    assert "Is it running" in said
 
 
 def test_output_that_has_no_room_or_no_reader(captioned: Path) -> None:

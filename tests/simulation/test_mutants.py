@@ -1,4 +1,4 @@
-"""Faults planted into a copy of the source, each of which named seeds of the simulation must notice.
+"""Faults planted into a copy of the source, each of which one of its named seeds must notice.
 
 A simulation that passes proves something only if it fails when the code is wrong.
 """
@@ -21,10 +21,11 @@ SCRIPT = """
 import sys, cfbus
 from simulation.run import run_seeds
 assert cfbus.__file__.startswith(sys.argv[1]), cfbus.__file__
-caught = {}
-for seed in map(int, sys.argv[2:]):
-    caught |= run_seeds(seed, 1)[1]
-print(caught)
+for seed in map(int, sys.argv[3:]):
+    failed = run_seeds(seed, 1)[1]
+    if failed and sys.argv[2] in failed[seed]:
+        print("noticed by", seed, failed)
+        break
 """
 
 
@@ -48,13 +49,11 @@ def plant(mutant: Mutant, folder: Path) -> Path:
 def test_is_noticed(mutant: Mutant, tmp_path: Path) -> None:
     package = plant(mutant, tmp_path)
     path = os.pathsep.join([str(tmp_path), str(TESTS)])
-    command = [sys.executable, "-c", SCRIPT, str(package), *map(str, mutant.seeds)]
+    command = [sys.executable, "-c", SCRIPT, str(package), mutant.symptom, *map(str, mutant.seeds)]
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     # Not run from here: an interpreter with -c looks for modules where it stands first.
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr
-    missed = [seed for seed in mutant.seeds if f"{seed}:" not in done.stdout]
-    assert not missed, f"{mutant.name}: seeds {missed} do not notice it"
-    assert mutant.symptom in done.stdout
+    assert "noticed by" in done.stdout, f"none of the seeds {mutant.seeds} notices it: choose others with run.py"

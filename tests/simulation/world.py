@@ -213,7 +213,7 @@ class World:
         if isinstance(message, m.State) and message.snapshot and message.last:
             self.judge.caught_up = self.judge.caught_up or node.connection == peer.connection
             self.seen["state of several pages"] += message.page > 1
-        if isinstance(message, m.Renew):
+        if isinstance(message, m.Renew) and self.broker.ready and peer.connection in self.broker.peers:
             for held in message.leases:
                 self.judge.moved(held.lease, held.captioned)
         before = None if self.judge.may_change(node, message) else self.judge.leases()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
+from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
 from snapshots import a_status
 
 from cfbus.core.snapshot import Status
-from cfbus.tools import admin
+from cfbus.tools import admin, init
 
 
 def facts_of(status: Status) -> admin.Facts:
@@ -34,6 +38,18 @@ def test_a_broker_of_another_version_is_shown_as_it_speaks() -> None:
     assert admin.as_status(facts) is None
     assert admin.as_text(facts) == "paused    yes\nnew fact  7"
     assert json.loads(admin.as_json(facts)) == {"paused": True, "new_fact": "7"}
+
+
+def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
+        path = init.initialise(tmp_path / "bus", (), (f"admin.server={address}",))
+        monkeypatch.setattr(admin, "TIMEOUT_SECONDS", 0.5)
+        said = CliRunner().invoke(admin.command, ["--config", str(path), "status"])
+    assert said.exit_code == 75
+    assert f"No broker answered at {address}" in said.output
+    assert "Is it running" in said.output
 
 
 def test_hostile_text_is_made_visible() -> None:
