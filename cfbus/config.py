@@ -40,6 +40,7 @@ from cfbus.logs import display
 
 MAX_SLOTS = 16
 MAX_PROMPT = 8192
+MAX_PROMPTS = 32 * 1024
 
 _SLOT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
@@ -286,9 +287,12 @@ class Captions(Section):
     scripted: Scripted = Field(default_factory=Scripted, description="Settings of the scripted engine.")
 
     @model_validator(mode="after")
-    def _budget_within_limit(self) -> Captions:
+    def _within_limits(self) -> Captions:
         if self.pixel_budget > self.max_pixels:
             raise ValueError(f"pixel_budget ({self.pixel_budget}) is above max_pixels ({self.max_pixels})")
+        size = sum(len(slot.prompt.encode()) for slot in self.slots.values())
+        if size > MAX_PROMPTS:
+            raise ValueError(f"the prompts of all slots have {size} bytes together; they may have {MAX_PROMPTS}")
         return self
 
 

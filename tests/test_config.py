@@ -361,3 +361,9 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
         assert "cannot be read: Permission denied" in complaints(path)[0]
     finally:
         os.seteuid(user)
+
+
+def test_prompts_that_are_too_long_together(tmp_path: Path) -> None:
+    slots = "".join(f"    s{at}: {'x' * 8000}\n" for at in range(5))
+    path = written(tmp_path, f"captions:\n  slots:\n{slots}")
+    assert "40000 bytes together" in complaints(path)[0]

@@ -38,6 +38,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = _lock(path.with_suffix(".lock"))
+        self._granted = 0
         with sqlite_errors(path):
             self._database = sqlite3.connect(path, isolation_level=None, timeout=5.0)
             self._database.execute("PRAGMA journal_mode=WAL")
@@ -57,9 +58,8 @@ class Ledger:
             rows = self._database.execute(f"SELECT {_COLUMNS} FROM leases").fetchall()  # noqa: S608
             facts = dict(self._database.execute("SELECT name, value FROM facts").fetchall())
         leases = tuple(_lease(row) for row in rows)
-        return Remembered(
-            facts.get("store_id", ""), int(facts.get("position", 0)), leases, int(facts.get("granted", 0))
-        )
+        self._granted = int(facts.get("granted", 0))
+        return Remembered(facts.get("store_id", ""), int(facts.get("position", 0)), leases, self._granted)
 
     def apply(self, effects: Iterable[Effect]) -> None:
         """Keep what these effects say, in one transaction; other effects are passed over."""
@@ -80,7 +80,8 @@ class Ledger:
                 )  # fmt: skip
                 marks = ", ".join("?" * len(values))
                 self._database.execute(f"INSERT OR REPLACE INTO leases VALUES ({marks})", values)  # noqa: S608
-                self._fact("granted", row.job.rpartition(".")[2])
+                self._granted = max(self._granted, int(row.job.rpartition(".")[2]))
+                self._fact("granted", str(self._granted))
             case DropLeases(leases):
                 self._database.executemany("DELETE FROM leases WHERE lease = ?", [(lease,) for lease in leases])
             case SavePosition(store_id, position):

@@ -38,7 +38,7 @@ def test_from_init_to_a_table_in_any_order(nursery: Nursery, tmp_path: Path) -> 
         assert status.done == status.items == 60
         assert status.writer == "open"
     facts = bus.admin("status")
-    assert (facts["done"], facts["finished"], facts["workers"], facts["why"]) == ("60", "True", "1", "finished")
+    assert (facts["done"], facts["finished"], facts["workers"], facts["why"]) == (60, True, 1, "finished")
     exact_pictures(bus.store, pictures, ["caption"])
     end([gpu, writer, broker])
     assert not list((bus.store / "journal").glob("*.sqlite*"))

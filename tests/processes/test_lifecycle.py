@@ -82,8 +82,8 @@ def test_an_idle_worker_gets_released_work_at_once(nursery: Nursery, tmp_path: P
 
 def test_what_two_workers_deliver_is_stored_once(nursery: Nursery, tmp_path: Path) -> None:
     """One has all of it, the other helps; and while the writer stands still neither hears of the other."""
-    items = 200
-    bus = scripted_bus(nursery, tmp_path, items, rate=40, concurrency=100)
+    items = 300
+    bus = scripted_bus(nursery, tmp_path, items, rate=20, concurrency=100)
     broker, writer, first = (bus.start(role) for role in ("broker", "writer", "gpu-0"))
     with bus.watch() as watch:
         watch.until("one worker has all of it", lambda s: s.done < s.done + s.leased == s.items > 0)
