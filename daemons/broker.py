@@ -98,7 +98,8 @@ class BrokerDaemon:
         self._owed: list[Effect] = []
         self._watchers = 0
         self._stats_at = self._workers_at = self._watchdog_at = self._keys_at = 0.0
-        self._last_status = ""
+        self._last_status = (False, False, "", False)
+        self._tick_at = 0.0
         self._open(settings.broker.host, settings.broker.port, settings.broker.stats_port)
 
     def _open(self, host: str, port: int, stats_port: int) -> None:
@@ -161,8 +162,7 @@ class BrokerDaemon:
             self._loop.stop(EXIT_DONE)
         if not self._door.alive:
             raise UnsafeError("The broker's key check has died; nobody can be let in.", "Start the broker again.")
-        deadline = self._core.next_deadline()
-        if deadline is not None and at >= deadline:
+        if at >= self._tick_at:
             self._carry_out(self._core.tick(at, runtime.wall()))
         if at >= self._watchdog_at:
             self._watchdog_at = at + WATCHDOG_SECONDS
@@ -173,9 +173,10 @@ class BrokerDaemon:
             self._keys_at = at + KEYS_SECONDS
             self._reload_keys()
         self._publish(at)
-        times = [self._watchdog_at, self._keys_at, *([self._stats_at] if self._watchers else [])]
         deadline = self._core.next_deadline()
-        return min([*times, *([max(deadline, at + 0.05)] if deadline is not None else [])])
+        self._tick_at = float("inf") if deadline is None else deadline
+        times = [self._watchdog_at, self._keys_at, max(self._tick_at, at + 0.05)]
+        return min([*times, *([self._stats_at] if self._watchers else [])])
 
     def _receive(self) -> None:
         batch = sockets.drain(self._bus, DRAIN_MESSAGES, self._dropped)
@@ -265,7 +266,7 @@ class BrokerDaemon:
         """All of the state once a second to those who watch, and at once when the run is finished or sealed."""
         if not self._watchers:
             return
-        key = f"{self._core.finished} {self._core.catchup.sealed} {self._core.catchup.problem} {self._core.paused}"
+        key = (self._core.finished, self._core.catchup.sealed, self._core.catchup.problem, self._core.paused)
         if at < self._stats_at and key == self._last_status:
             return
         self._last_status = key

@@ -11,6 +11,7 @@ and stated length, every text is valid UTF-8, every code has its word. Sealing c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,9 +64,14 @@ class TextColumn:
         """The bytes of a row."""
         return self.data[self.offsets[row] : self.offsets[row + 1]]
 
+    def raws(self) -> list[bytes]:
+        """The bytes of all rows."""
+        edges, data = self.offsets.tolist(), self.data
+        return [data[start:end] for start, end in itertools.pairwise(edges)]
+
     def texts(self) -> list[str]:
         """All rows as text."""
-        return [self.raw(row).decode() for row in range(len(self))]
+        return [raw.decode() for raw in self.raws()]
 
     def slice(self, start: int, end: int) -> TextColumn:
         """Rows [start, end)."""
@@ -244,7 +250,7 @@ def from_plain(kind: str, plain: object) -> Table:
 
 
 def _mapping(value: object, what: str) -> Mapping[str, object]:
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+    if not isinstance(value, dict):
         raise TableError(f"{what} is not a map")
     return value
 
@@ -298,19 +304,17 @@ def _check_text(name: str, value: object, rows: int, limit: int, *, utf8: bool) 
     if not isinstance(lengths_raw, bytes) or not isinstance(data, bytes) or len(lengths_raw) != 4 * rows:
         raise TableError(f"{name} has a wrong length")
     lengths = np.frombuffer(lengths_raw, "<i4")
-    if rows and (int(lengths.min()) < 0 or int(lengths.max()) > limit):
+    if rows and int(lengths.view("<u4").max()) > limit:  # a negative one is very large then
         raise TableError(f"{name} has a text that is too long")
-    column = TextColumn(lengths, data)
-    if int(column.offsets[-1]) != len(data):
+    if int(lengths.sum(dtype=np.int64)) != len(data):
         raise TableError(f"{name} has lengths that do not add up")
-    if utf8:
+    column = TextColumn(lengths, data)
+    if utf8 and not data.isascii():
         _check_utf8(name, column)
     return column
 
 
 def _check_utf8(name: str, column: TextColumn) -> None:
-    if column.data.isascii():
-        return
     try:
         column.data.decode()
     except UnicodeDecodeError:

@@ -17,6 +17,7 @@ import os
 import stat
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -126,6 +127,7 @@ def load_public(path: Path) -> bytes:
     return public
 
 
+@lru_cache(maxsize=4096)
 def fingerprint(public: bytes) -> str:
     """How a public key is named on screens and in logs: ``SHA256:`` and base64url without padding."""
     return "SHA256:" + _base64(hashlib.sha256(_raw_or_refuse(public)).digest())

@@ -44,6 +44,7 @@ SEALING_BYTES: Final = 33  # what CURVE adds to a frame; libzmq counts it agains
 # Whole messages per peer, not bytes: 16 of the largest are 8 MiB. Measured on one connection, 64 KiB
 # messages run as fast as with 1000; 1 KiB messages at three quarters of it, 80 thousand a second.
 _RECEIVE_HWM: Final = 16
+_LAST, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 # Above the messages of any window: windows bound what is under way, a full pipe is an alarm.
 _SEND_HWM: Final = 65_536
 _STATS_HWM: Final = 256
@@ -150,7 +151,7 @@ def send(socket: Socket, routing_id: bytes | None, frames: Sequence[Buffer]) -> 
     parts = frames if routing_id is None else (routing_id, *frames)
     last, taken = len(parts) - 1, True
     for number, part in enumerate(parts):
-        flags = zmq.NOBLOCK | (zmq.SNDMORE if number < last else 0)
+        flags = _MORE if number < last else _LAST
         try:
             _send_part(socket, part, flags)
         except zmq.ZMQError as error:

@@ -110,9 +110,13 @@ class LeaseTable:
 
     def mark_done(self, pass_number: int, shard: int, pairs: tuple[Pair, ...]) -> list[LeaseState]:
         """These items are durable. Returns the current leases that covered any of them."""
-        touched = []
+        touched: list[LeaseState] = []
+        if not pairs:
+            return touched
+        first, last = pairs[0][0], pairs[-1][1]
         for state in self._by_place.get((pass_number, shard), {}).values():
-            if state.current and state.undone.subtract(pairs):
+            row = state.row
+            if state.current and row.start < last and first < row.end and state.undone.subtract(pairs):
                 touched.append(state)
         return touched
 

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cfbus.bus.columns import NO_INT, NO_SEED
 from cfbus.bus.messages import FailedItem
 
 
-@dataclass(frozen=True, slots=True)
-class WorkItem:
+class WorkItem(NamedTuple):
     """One item to be captioned, in each of ``slots``."""
 
     lease: str
     shard: str
-    index: int
+    index: int  # type: ignore[assignment]  # a name that tuples have too, and that nobody here means
     key: str
     locator: bytes
     slots: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Caption:
+class Caption(NamedTuple):
     """One caption as the engine gave it; ``mean_logprob`` is NaN and counts are -1 where unknown."""
 
     text: str
@@ -33,8 +32,7 @@ class Caption:
     flags: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageFacts(NamedTuple):
     """The picture as it is stored; sizes in pixels and bytes, -1 and zeros where there is none."""
 
     width: int = NO_INT
@@ -44,12 +42,11 @@ class ImageFacts:
     sha256: bytes = bytes(32)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """A finished item: a caption for each slot in their order, or why there is none."""
 
     lease: str
-    index: int
+    index: int  # type: ignore[assignment]  # a name that tuples have too, and that nobody here means
     captions: tuple[Caption, ...] = ()
     failure: FailedItem | None = None
     image: ImageFacts = ImageFacts()

@@ -22,16 +22,24 @@ ITEM_OVERHEAD_BYTES = 80
 CAPTION_OVERHEAD_BYTES = 40
 
 
-def bytes_of(outcome: Outcome) -> int:
-    """About how many bytes the item takes in a frame; never less than it does."""
-    texts = sum(
-        len(caption.text) * 4 if not caption.text.isascii() else len(caption.text) for caption in outcome.captions
-    )
-    return texts + ITEM_OVERHEAD_BYTES + CAPTION_OVERHEAD_BYTES * len(outcome.captions)
+def weighed(outcome: Outcome) -> tuple[Outcome, int]:
+    """The outcome, or a failure in its place when its captions cannot be sent (texts are never cut); and at most how
+    many bytes it takes in a frame."""
+    size, plain = ITEM_OVERHEAD_BYTES, True
+    for caption in outcome.captions:
+        text = caption.text
+        if text.isascii():
+            size += CAPTION_OVERHEAD_BYTES + len(text)
+        else:
+            size += CAPTION_OVERHEAD_BYTES + len(text) * 4
+            plain = False
+    if plain and size <= MAX_CAPTION_BYTES:
+        return outcome, size
+    fits = _fitting(outcome)
+    return fits, size if fits is outcome else ITEM_OVERHEAD_BYTES
 
 
-def fitting(outcome: Outcome) -> Outcome:
-    """The outcome, or a failure in its place when its captions cannot be sent. Texts are never cut."""
+def _fitting(outcome: Outcome) -> Outcome:
     try:
         sizes = [len(caption.text.encode()) for caption in outcome.captions]
     except UnicodeEncodeError:
@@ -47,12 +55,16 @@ def _unfit(outcome: Outcome, reason: str, detail: str) -> Outcome:
     return Outcome(outcome.lease, outcome.index, failure=failure, image=outcome.image)
 
 
-def split(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
-    """Groups whose payload stays below the split size (a single item may be as large as an item can be)."""
+def split(outcomes: Sequence[Outcome], total_bytes: int) -> Iterator[list[Outcome]]:
+    """Groups whose payload stays below the split size (a single item may be as large as an item can be);
+    ``total_bytes`` is the sum of their weights."""
     group: list[Outcome] = []
     total = 0
+    if outcomes and total_bytes <= RESULT_SPLIT_BYTES:
+        yield list(outcomes)
+        return
     for outcome in outcomes:
-        size = bytes_of(outcome)
+        _, size = weighed(outcome)
         if group and total + size > RESULT_SPLIT_BYTES:
             yield group
             group, total = [], 0

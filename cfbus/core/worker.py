@@ -18,7 +18,7 @@ from cfbus.bus.wire import WireError, decode_table
 from cfbus.core.effects import Abandon, Effect, Note, Send, Stop, UseSpec
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 from cfbus.core.ranges import RangeSet
-from cfbus.core.results import bytes_of, fitting, pack, split
+from cfbus.core.results import pack, split, weighed
 from cfbus.core.retransmit import BROKER, Retransmitter
 
 HELLO_SECONDS = 3.0
@@ -226,9 +226,8 @@ class Worker:
             return [Send(BROKER, m.Release(lease=message.lease))]
         todo = RangeSet([(message.start, message.end)])
         todo.subtract(message.done)
-        locators = listing.text("locator")
-        raw = [locators.raw(row) for row in range(len(locators))]
-        self._held[message.lease] = _Held(message, listing.text("key").texts(), raw, todo)
+        locators = listing.text("locator").raws()
+        self._held[message.lease] = _Held(message, listing.text("key").texts(), locators, todo)
         return []
 
     def _lease_state(self, state: m.LeaseState) -> list[Effect]:
@@ -269,11 +268,11 @@ class Worker:
             if held is None or outcome.index not in held.in_flight:
                 continue
             held.in_flight.discard(outcome.index)
-            outcome = fitting(outcome)
+            outcome, size = weighed(outcome)
             if not held.finished:
                 held.since = now
             held.finished.append(outcome)
-            held.finished_bytes += bytes_of(outcome)
+            held.finished_bytes += size
             held.captioned += 1
             self._window_count += 1
             full = len(held.finished) >= self.rules.result_items or held.finished_bytes >= RESULT_SPLIT_BYTES // 2
@@ -295,10 +294,10 @@ class Worker:
             self._window_start, self._window_count = now, 0
 
     def _flush(self, held: _Held, now: float) -> list[Effect]:
-        finished, held.finished, held.finished_bytes = held.finished, [], 0
+        finished, total, held.finished, held.finished_bytes = held.finished, held.finished_bytes, [], 0
         effects: list[Effect] = []
         good = sorted((o for o in finished if o.failure is None), key=lambda outcome: outcome.index)
-        for part in split(good):
+        for part in split(good, total):
             assert self._spec is not None
             self._number += 1
             message, payload = pack(

@@ -66,6 +66,8 @@ class Ledger:
         changes = [effect for effect in effects if isinstance(effect, SaveLease | DropLeases | SavePosition)]
         if not changes:
             return
+        positions = [change for change in changes if isinstance(change, SavePosition)]
+        changes = [change for change in changes if not isinstance(change, SavePosition)] + positions[-1:]
         with sqlite_errors(self._path), self._database:
             self._database.execute("BEGIN")
             for change in changes:

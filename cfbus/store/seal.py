@@ -128,8 +128,7 @@ def _load(store: Store, names: Sequence[str], path: Path, frame: JournalFrame) -
         table = decode_table(frame.table, frame.frame)
     except WireError as error:
         raise damaged_file(path, f"position {frame.position}: {error}") from error
-    keys = listing_column(store, frame.shard, "key")
-    filenames = _filenames(store, frame.shard)
+    keys, filenames = _listed(store, frame.shard)
     if table.rows != sum(end - start for start, end in frame.ranges) or frame.ranges[-1][1] > len(keys):
         raise damaged_file(path, f"position {frame.position} does not fit its items")
     return _Frame(
@@ -140,9 +139,10 @@ def _load(store: Store, names: Sequence[str], path: Path, frame: JournalFrame) -
 
 
 @lru_cache(maxsize=8)
-def _filenames(store: Store, number: int) -> pa.Array:
+def _listed(store: Store, number: int) -> tuple[pa.Array, pa.Array]:
+    """The keys of a shard, and their last parts."""
     keys = listing_column(store, number, "key")
-    return pc.replace_substring_regex(keys, "(?s)^.*/", "")
+    return keys, pc.replace_substring_regex(keys, "(?s)^.*/", "")
 
 
 class _SegmentWriter:

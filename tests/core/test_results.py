@@ -10,7 +10,7 @@ from cfbus.bus import messages as m
 from cfbus.bus.fields import MAX_CAPTION_BYTES, MAX_HEADER_BYTES, MAX_ITEM_TEXT_BYTES, RESULT_SPLIT_BYTES
 from cfbus.bus.wire import checksum, decode, decode_table, encode
 from cfbus.core.outcome import Caption, EngineFacts, ImageFacts, Outcome
-from cfbus.core.results import fitting, pack, split
+from cfbus.core.results import pack, split, weighed
 from cfbus.core.worker import WorkerRules
 
 ID = "0" * 16
@@ -43,9 +43,10 @@ def grant(slots: int, items: int) -> m.Grant:
 
 
 def results(outcomes: list[Outcome], slots: int) -> list[tuple[m.Result, bytes]]:
-    good = [outcome for outcome in map(fitting, outcomes) if outcome.failure is None]
+    weights = [(fit, size) for fit, size in map(weighed, outcomes) if fit.failure is None]
+    good, total = [fit for fit, _ in weights], sum(size for _, size in weights)
     facts = (grant(slots, 1 << 20), spec(slots), ENGINE, RULES, (1 << 53) - 1)
-    return [pack(part, *facts, number) for number, part in enumerate(split(good))]
+    return [pack(part, *facts, number) for number, part in enumerate(split(good, total))]
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,7 +104,7 @@ def test_the_largest_of_everything_fits() -> None:
     ],
 )
 def test_what_cannot_be_sent_is_a_failure_and_never_cut(texts: list[str], reason: str) -> None:
-    outcome = fitting(Outcome(ID, 7, tuple(map(Caption, texts)), image=ImageFacts(width=3)))
+    outcome, _ = weighed(Outcome(ID, 7, tuple(map(Caption, texts)), image=ImageFacts(width=3)))
     assert outcome.failure is not None
     assert (outcome.failure.reason, outcome.failure.index, outcome.failure.fault) == (reason, 7, "item")
     assert outcome.captions == ()
@@ -111,5 +112,5 @@ def test_what_cannot_be_sent_is_a_failure_and_never_cut(texts: list[str], reason
 
 def test_what_fits_stays_as_it_is() -> None:
     outcome = Outcome(ID, 7, (Caption("x" * MAX_CAPTION_BYTES), Caption("")))
-    assert fitting(outcome) is outcome
-    assert list(split([])) == []
+    assert weighed(outcome)[0] is outcome
+    assert list(split([], 0)) == []

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,7 +81,7 @@ def pictures(tmp_path: Path) -> Pictures:
 
 def test_each_item_comes_out_once_with_a_caption_per_slot_in_order(kind: str, make: Make, pictures: Pictures) -> None:
     items = [
-        replace(item, slots=item.slots[:: 1 if item.index % 2 else -1][: 1 + item.index % 3])
+        item._replace(slots=item.slots[:: 1 if item.index % 2 else -1][: 1 + item.index % 3])
         for item in pictures.draw()
     ]
     outcomes = Outcomes()
@@ -113,7 +112,7 @@ def belongs(kind: str, item: WorkItem, slot: str, text: str) -> bool:
 
 
 def test_a_changed_spec_holds_for_later_items(kind: str, make: Make, pictures: Pictures) -> None:
-    items = [replace(item, slots=("short",)) for item in pictures.draw()]
+    items = [item._replace(slots=("short",)) for item in pictures.draw()]
     outcomes = Outcomes()
     engine = make(pictures.read, outcomes)
     engine.use(spec_of(kind, {"short": "tags"}, length=60))
@@ -223,7 +222,7 @@ def test_the_rows_say_what_the_picture_is(pool: DecodePool, pictures: Pictures) 
 
 def test_a_slot_without_a_prompt_fails_its_item_only(pool: DecodePool, pictures: Pictures) -> None:
     items = pictures.draw(4)
-    items[2] = replace(items[2], slots=("short", "haiku"))
+    items[2] = items[2]._replace(slots=("short", "haiku"))
     found = palette(pictures.read, pool, items).all
     assert {blame(outcome) for outcome in found if outcome.failure} == {("unknown-slot", "worker")}
     assert [outcome.index for outcome in found if outcome.failure] == [2]
