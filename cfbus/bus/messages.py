@@ -89,8 +89,7 @@ class Lease(Message):
 class Grant(Message):
     """A lease on items [start, end) of a shard in a pass; `done` are those in it that need nothing.
 
-    The payload is the listing of these items (`listing` table). `ttl` counts from when the worker sent
-    the request.
+    The payload is the listing of these items (`listing` table). `ttl` counts from the grant, on the broker's clock.
     """
 
     TAG: ClassVar[str] = "GRANT"
