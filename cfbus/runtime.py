@@ -66,6 +66,7 @@ class Loop:
         self.watch(self._wake_read, self._woken)
         self.stop_requests = 0
         self.exit_code: int | None = None
+        self._handled: tuple[signal.Signals, ...] = ()
 
     def watch(self, source: int | zmq.Socket[bytes], callback: Callable[[], None]) -> None:
         """Call back whenever the source can be read."""
@@ -90,14 +91,15 @@ class Loop:
             return
 
     def handle_signals(self) -> None:
-        """SIGTERM and SIGINT ask to stop; a second one asks to stop at once."""
+        """SIGTERM and SIGINT ask to stop; a second one asks to stop at once. Once the loop ends they change nothing."""
 
         def asked(_signal: int, _frame: object) -> None:
             self.stop_requests += 1
             self.wake()
 
-        signal.signal(signal.SIGTERM, asked)
-        signal.signal(signal.SIGINT, asked)
+        self._handled = (signal.SIGTERM, signal.SIGINT)
+        for number in self._handled:
+            signal.signal(number, asked)
 
     def follow_parent(self, fd: int) -> None:
         """Stop when the other end of this pipe closes: our parent is gone."""
@@ -127,6 +129,9 @@ class Loop:
                 if callback is not None:
                     callback()
             deadline = turn(now())
+        for number in self._handled:
+            # Python gives our handler up at its very end, and then a third request would be told as a death.
+            signal.signal(number, signal.SIG_IGN)
         return self.exit_code
 
 

@@ -57,18 +57,13 @@ def test_a_run_that_is_killed_leaves_nothing_behind_and_goes_on(nursery: Nursery
     segments = sealed_bytes(run.out)
     assert 0 < len(before) < ITEMS
     assert segments
-    again = scripted(nursery, run.out)
-    again.command.ends(0)
-    untouched(before, exact_scripted(run.out, ITEMS, SLOTS))
-    assert segments.items() <= sealed_bytes(run.out).items()
-
-
-def test_a_new_run_waits_for_what_a_killed_one_left(nursery: Nursery, tmp_path: Path) -> None:
-    run = scripted(nursery, tmp_path / "out")
+    # Again; and this time nobody waits for them, but the next run.
+    run = scripted(nursery, run.out)
     in_the_middle(run)
     kill(run.command.pid)
     scripted(nursery, run.out).command.ends(0)
-    exact_scripted(run.out, ITEMS, SLOTS)
+    untouched(before, exact_scripted(run.out, ITEMS, SLOTS))
+    assert segments.items() <= sealed_bytes(run.out).items()
 
 
 def test_after_all_is_killed_the_same_command_goes_on(nursery: Nursery, tmp_path: Path) -> None:

@@ -24,13 +24,11 @@ def scripted(nursery: Nursery, out: Path) -> Run:
     return Run(nursery, out, "--engine", "scripted", "--workers", "1", *flags)
 
 
-def test_ctrl_c_drains_and_the_same_command_goes_on(nursery: Nursery, tmp_path: Path) -> None:
+def test_ctrl_c_drains_and_twice_is_quick_and_the_same_command_goes_on(nursery: Nursery, tmp_path: Path) -> None:
     run = scripted(nursery, tmp_path / "out")
     until("some of it is durable", lambda: journal_bytes(run.out) > 60_000)
-    began = time.monotonic()
     run.command.signal(signal.SIGINT)
-    said = run.command.ends(130)
-    assert time.monotonic() - began < 15
+    said = run.command.ends(130, 30.0)
     assert "Draining" in said
     assert "the same command goes on from here" in said
     assert not list((run.out / "journal").glob("*.sqlite*")), "not all is sealed"
@@ -38,13 +36,9 @@ def test_ctrl_c_drains_and_the_same_command_goes_on(nursery: Nursery, tmp_path: 
     nursery.await_none(1.0)
     before = durable(run.out)
     assert 0 < len(before) < ITEMS
-    scripted(nursery, run.out).command.ends(0)
-    untouched(before, exact_scripted(run.out, ITEMS, ["caption"]))
 
-
-def test_ending_twice_is_quick_and_loses_nothing(nursery: Nursery, tmp_path: Path) -> None:
-    run = scripted(nursery, tmp_path / "out")
-    until("some of it is durable", lambda: journal_bytes(run.out) > 60_000)
+    run = scripted(nursery, run.out)
+    until("more of it is durable", lambda: journal_bytes(run.out) > 60_000)
     run.command.signal(signal.SIGTERM)  # as good as Ctrl-C
     run.command.says("Draining")
     began = time.monotonic()
@@ -52,10 +46,11 @@ def test_ending_twice_is_quick_and_loses_nothing(nursery: Nursery, tmp_path: Pat
     run.command.ends(130)
     assert time.monotonic() - began < 10
     nursery.await_none(1.0)
-    before = durable(run.out)
-    assert 0 < len(before) < ITEMS
+    now = durable(run.out)
+    assert before.items() < now.items()
+    assert len(now) < ITEMS
     scripted(nursery, run.out).command.ends(0)
-    untouched(before, exact_scripted(run.out, ITEMS, ["caption"]))
+    untouched(now, exact_scripted(run.out, ITEMS, ["caption"]))
 
 
 def test_an_idle_worker_gets_released_work_at_once(nursery: Nursery, tmp_path: Path) -> None:
