@@ -48,8 +48,8 @@ class LeaseState:
         if left == 0:
             return 0.0 if now - self.progressed < STALLED_SECONDS else STALLED_SECONDS
         if now - self.progressed > STALLED_SECONDS:
-            # No news: as slow as it has been since the grant, or dead.
-            return left * (now - self.granted) / max(self.captioned, 0.5)
+            # No news: as slow as it has been since the grant, or dead; the longer it is silent, the more so.
+            return max(left * (now - self.granted) / max(self.captioned, 0.5), now - self.progressed)
         if self.rate > 0:
             return left / self.rate
         return 0.0 if self.captioned == 0 else left * (now - self.granted) / self.captioned

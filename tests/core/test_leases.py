@@ -160,3 +160,15 @@ def test_a_forgotten_shard_has_no_leases() -> None:
     assert table.get("a") is None
     assert not list(table.current())
     assert not table.at(1, 0)
+
+
+def test_a_lease_that_went_silent_just_before_its_end_is_backed_up() -> None:
+    row = LeaseRow("1" * 16, "s:0-500@1.1", 1, 0, 0, 500, "ann", "k", "a" * 16, backup=False, current=True)
+    undone = RangeSet([(436, 500)])
+    state = LeaseState(row, None, 120.0, 0.0, undone, rate=50.0, captioned=499, progressed=10.0)
+    table = LeaseTable()
+    table.add(state)
+    assert table.best_to_back_up("b" * 16, 50.0, 10.5) is None
+    best = table.best_to_back_up("b" * 16, 50.0, 30.0)
+    assert best is not None
+    assert best[0] is state
