@@ -57,7 +57,7 @@ check: $(VENV)/.dev  ## style, types, direction of imports, generated docs
 
 .PHONY: sim
 sim: $(VENV)/.dev  ## many simulated runs (SEEDS=10000); one run again: SEED=17
-	@SIM_SEEDS=$(SEEDS) SIM_SEED=$(SEED) $(RUN) -m pytest -q --timeout=0 $(PYTEST_ARGS) tests/simulation
+	@$(RUN) tests/simulation/run.py $(if $(SEED),--seed $(SEED) --story,--seeds $(SEEDS) --jobs 2)
 
 .PHONY: bench
 bench: $(VENV)/.dev  ## captions per second, and how near that is to the limit
