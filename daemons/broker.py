@@ -17,10 +17,11 @@ from pathlib import Path
 import click
 import zmq
 
-from cfbus import config, logs, runtime
+from cfbus import logs, runtime
 from cfbus.bus import auth, connections, keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.wire import WireError, decode, encode
+from cfbus.config_captions import Captions
 from cfbus.core.broker import Broker
 from cfbus.core.effects import DropLeases, Effect, Note, Peer, SaveLease, SavePosition, Send, Stop
 from cfbus.core.state import Rules
@@ -45,7 +46,7 @@ DOMAINS = {
 }
 
 
-def spec_of(captions: config.Captions) -> m.Spec:
+def spec_of(captions: Captions) -> m.Spec:
     """All that decides what a caption says, as the bus names it."""
     slots = tuple(
         m.Slot(name=name, prompt=slot.prompt, prompt_id=hashlib.sha256(slot.prompt.encode()).hexdigest()[:12])

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from cfbus import logs
-from cfbus.config import Dataset
+from cfbus.config_dataset import Dataset
 from cfbus.errors import EXIT_DONE
 from cfbus.runtime import last_frame
 from cfbus.sources.opening import open_source

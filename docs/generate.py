@@ -24,7 +24,7 @@ import pyarrow as pa
 from pydantic.fields import FieldInfo
 from wording import Meanings, Names, PageError, Row, cell, code, number, sections, table, type_of
 
-from cfbus import config, errors
+from cfbus import config, config_types, errors
 from cfbus.bus import columns, fields, messages, wire
 from cfbus.bus.columns import LAYOUTS, Layout
 from cfbus.bus.fields import Message, Part, Role
@@ -198,10 +198,10 @@ def _default(value: object) -> str:
 
 
 CONFIG_TYPES: Names = [
-    (config.AnyPath, "path"),
-    (config.Line, "one line of text"),
-    (config.Endpoint, "address, `tcp://HOST:PORT`"),
-    (config.SlotName, "slot name"),
+    (config_types.AnyPath, "path"),
+    (config_types.Line, "one line of text"),
+    (config_types.Endpoint, "address, `tcp://HOST:PORT`"),
+    (config_types.SlotName, "slot name"),
 ]
 
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cfbus.config import MAX_SLOTS, SCHEMA, SECTIONS, Config, Loaded, load
+from cfbus.config import SCHEMA, SECTIONS, Config, Loaded, load
+from cfbus.config_captions import MAX_SLOTS
 from cfbus.config_file import MAX_BYTES, Tree, candidates, read_text
 from cfbus.config_overlay import overlay_environment, overlay_sets
 from cfbus.config_words import Section

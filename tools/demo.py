@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cfbus import config
+from cfbus.config_types import folder_problem
 from cfbus.errors import EXIT_DONE, UsageError
 from cfbus.logs import display
 from cfbus.runtime import last_frame
@@ -51,7 +51,7 @@ def photographs(folder: Path) -> Path:
     if found is None or found.origin is None:
         raise UsageError("The photographs of the demo are not here.", "Install them: pip install 'cfbus[demo]'")
     source = Path(found.origin).parent / "data"
-    problem = config.folder_problem(folder)
+    problem = folder_problem(folder)
     if problem:
         raise UsageError(f"{folder} cannot be a folder: {problem}.", "Name another --out.")
     make_dir(folder)

@@ -15,6 +15,7 @@ import click
 from cfbus import config
 from cfbus.bus.messages import Role
 from cfbus.config_overlay import Option
+from cfbus.config_types import folder_problem
 from cfbus.errors import EXIT_DONE, UsageError
 from cfbus.runtime import last_frame
 from cfbus.sources.base import NothingKnown
@@ -35,7 +36,7 @@ def initialise(folder: Path, images: tuple[Path, ...], overrides: tuple[str, ...
     Raises ``UsageError`` and its kind before anything is written, if something is wrong with what was asked.
     """
     folder = folder.absolute()
-    problem = config.folder_problem(folder)
+    problem = folder_problem(folder)
     if problem:
         raise UsageError(f"{folder} cannot be the folder for the bus: {problem}.", "Name an empty or new folder.")
     path = folder / "cfbus.yaml"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cfbus import config
 from cfbus.config_overlay import Option
+from cfbus.config_types import folder_problem
 from cfbus.errors import StoreInUseError, StoreMismatchError, UsageError
 from cfbus.sources.base import NothingKnown
 from cfbus.sources.opening import open_source
@@ -45,7 +46,7 @@ def configure(wanted: Wanted, environ: Mapping[str, str]) -> config.Config:
     """The configuration of this run: what the output folder remembers, then the environment, then the flags."""
     out = wanted.out.absolute()
     remembered = out / CONFIG_NAME
-    problem = config.folder_problem(out)
+    problem = folder_problem(out)
     if problem:
         raise UsageError(f"{out} cannot be the folder for the output: {problem}.", "Name an empty or new folder.")
     with disk_errors(out):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cfbus.config import Dataset
+from cfbus.config_dataset import Dataset
 from cfbus.sources.base import Source
 from cfbus.sources.folder import FolderSource
 from cfbus.sources.scripted import ScriptedSource

@@ -1,0 +1,66 @@
+"""The section `captions`: what is written about each image, and which engine writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Len
+from pydantic import Field, model_validator
+
+from cfbus.config_types import Number, SlotName, Whole
+from cfbus.config_words import Section
+
+MAX_SLOTS = 16
+MAX_PROMPT = 8192
+MAX_PROMPTS = 32 * 1024
+
+
+class Slot(Section):
+    """One named caption of an item. In a file, the prompt alone may stand in its place."""
+
+    short_form: ClassVar[str] = "prompt"
+
+    prompt: str = Field(min_length=1, max_length=MAX_PROMPT, description="What is asked about the image.")
+
+
+class Scripted(Section):
+    rate: Number = Field(
+        default=0.0, ge=0, le=10**9, description="Items per second of one worker; 0 for as many as it can."
+    )
+    length: Whole = Field(
+        default=300, ge=0, le=65536, description="The length of a caption in characters, all of them ASCII."
+    )
+    failures: Number = Field(default=0.0, ge=0, le=1, description="The share of items that fail, 0 to 1.")
+    seed: Whole = Field(default=0, ge=0, le=2**63 - 1, description="The same seed, the same captions.")
+
+
+class Captions(Section):
+    engine: Literal["palette", "scripted"] = Field(
+        default="palette",
+        description="What writes captions: 'palette' describes size, light and colours and needs no GPU"
+        " (it is no vision-language model); 'scripted' is for tests and benchmarks.",
+    )
+    slots: Annotated[Mapping[SlotName, Slot], Len(1, MAX_SLOTS)] = Field(
+        default={"caption": Slot(prompt="Describe this image.")},
+        description="The captions that every image gets: a name for each, and the prompt that asks for it.",
+    )
+    pixel_budget: Whole = Field(
+        default=1 << 20, ge=1024, le=1 << 28, description="Larger images are scaled down to so many pixels."
+    )
+    max_pixels: Whole = Field(
+        default=100_000_000,
+        ge=1024,
+        le=1 << 31,
+        description="Images of more pixels are never decoded; they become dead letters.",
+    )
+    scripted: Scripted = Field(default_factory=Scripted, description="Settings of the scripted engine.")
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> Captions:
+        if self.pixel_budget > self.max_pixels:
+            raise ValueError(f"pixel_budget ({self.pixel_budget}) is above max_pixels ({self.max_pixels})")
+        size = sum(len(slot.prompt.encode()) for slot in self.slots.values())
+        if size > MAX_PROMPTS:
+            raise ValueError(f"the prompts of all slots have {size} bytes together; they may have {MAX_PROMPTS}")
+        return self

@@ -1,0 +1,77 @@
+"""The types that the keys of the configuration have: whole numbers, flags, paths, addresses, names.
+
+They must not know a single key. Each says itself what it accepts, as the end of "… is not …".
+
+Invariants: nothing is converted in silence ("yes" is no flag, 7.0 no whole number); every path is absolute.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Strict, ValidationInfo
+
+from cfbus.config_file import absolute
+from cfbus.logs import display
+
+_SLOT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
+
+
+def _path(given: object, info: ValidationInfo) -> object:
+    if not isinstance(given, str | Path):
+        return given
+    return absolute(given, (info.context or {}).get("folder") or Path.cwd())
+
+
+def folder_problem(path: Path) -> str:
+    """What keeps ``path`` from being a folder or becoming one, as the end of a sentence; empty if nothing does."""
+    try:
+        str(path).encode()
+        there = next((each for each in (path, *path.parents) if each.exists() or each.is_symlink()), path)
+        if there.is_dir() or not (there.exists() or there.is_symlink()):
+            return ""
+        what = "a file" if there.exists() else "a link to nothing"
+    except UnicodeEncodeError:
+        return "its name is not UTF-8, which the tables need"
+    except OSError as error:
+        return (error.strerror or "it cannot be used").lower()
+    return f"{'it' if there == path else display(str(there), 200)} is {what}"
+
+
+def _folder(path: Path) -> Path:
+    problem = folder_problem(path)
+    if problem:
+        raise ValueError(f"a place for a folder: {problem}")
+    return path
+
+
+def _one_line(text: str) -> str:
+    if display(text, len(text) + 1) != text:
+        raise ValueError("one line of printable text")
+    return text
+
+
+def _endpoint(text: str) -> str:
+    match = _ENDPOINT.fullmatch(text)
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise ValueError("an address like tcp://HOST:PORT")
+    return text
+
+
+def _slot_name(name: str) -> str:
+    if not _SLOT_NAME.fullmatch(name):
+        raise ValueError("a small letter, then at most 31 small letters, digits or _")
+    return name
+
+
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Flag = Annotated[bool, Strict()]
+AnyPath = Annotated[Path, BeforeValidator(_path)]
+Folder = Annotated[Path, BeforeValidator(_path), AfterValidator(_folder)]
+Line = Annotated[str, AfterValidator(_one_line)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+SlotName = Annotated[str, AfterValidator(_slot_name)]
