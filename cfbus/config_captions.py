@@ -45,6 +45,11 @@ class Captions(Section):
         default={"caption": Slot(prompt="Describe this image.")},
         description="The captions that every image gets: a name for each, and the prompt that asks for it.",
     )
+    missing_column: Literal["empty", "skip", "fail"] = Field(
+        default="fail",
+        description="What an item that lacks a column of a prompt ({column:title}) gets: 'empty' puts nothing in its"
+        " place, 'skip' leaves that caption empty, 'fail' makes the item a dead letter.",
+    )
     pixel_budget: Whole = Field(
         default=1 << 20, ge=1024, le=1 << 28, description="Larger images are scaled down to so many pixels."
     )

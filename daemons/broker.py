@@ -67,6 +67,7 @@ def spec_of(captions: Captions) -> m.Spec:
         "pixel_budget": captions.pixel_budget,
         "max_pixels": captions.max_pixels,
         "slots": slots,
+        "missing_column": captions.missing_column,
     }
     text = json.dumps(body, default=lambda slot: slot.model_dump(), sort_keys=True)
     return m.Spec.model_validate({"hash": hashlib.sha256(text.encode()).hexdigest()[:16], **body})

@@ -21,12 +21,13 @@ from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 from cfbus.core.worker import Worker, WorkerRules
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.decoding import DecodePool
-from cfbus.engines.base import Engine
+from cfbus.engines.base import Engine, Loaded
 from cfbus.engines.describing import PaletteEngine
 from cfbus.engines.scripted import ScriptedEngine
 from cfbus.errors import EXIT_DONE, CfbusError, ConfigError
 from cfbus.images import Limits
 from cfbus.sources.base import Item
+from cfbus.sources.columns import kept, url_of
 from cfbus.sources.opening import open_source
 from cfbus.store.spool import Spool as SpoolFolder
 
@@ -49,6 +50,7 @@ class GpuDaemon:
         public = runtime.server_key(worker.server_key, "worker")
         self._spool = SpoolFolder(worker.spool_dir / f"gpu-{worker.gpu_id}", worker.spool_mib << 20)
         self._source = open_source(settings.dataset)
+        self._keep = settings.dataset.keep_columns
         self._loop = runtime.Loop()
         self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._awake = False
@@ -75,8 +77,10 @@ class GpuDaemon:
     def _facts(self) -> EngineFacts:
         return self._engine.facts
 
-    def _read(self, item: WorkItem) -> bytes:
-        return self._source.read(item.shard, Item(item.index, item.key, item.locator))
+    def _read(self, item: WorkItem) -> Loaded:
+        content = self._source.read(item.shard, Item(item.index, item.key, item.locator))
+        columns = content.columns
+        return Loaded(content.data, columns, url_of(columns), kept(columns, self._keep))
 
     def _post(self, outcome: Outcome) -> None:
         """From any thread."""
@@ -101,6 +105,7 @@ class GpuDaemon:
         self._engine.close()
         if self._pool is not None:
             self._pool.close()
+        self._source.close()
         self._link.close()
         self._context.term()
         self._spool.close()

@@ -17,6 +17,7 @@ from cfbus.errors import EXIT_DONE
 from cfbus.runtime import last_frame
 from cfbus.sources.opening import open_source
 from cfbus.store.folder import Store
+from cfbus.store.left_out import NAME, Thing, write_left_out
 from cfbus.store.listing import Known, write_listing
 from cfbus.store.manifest import Manifest
 
@@ -28,12 +29,18 @@ def list_source(root: Path, dataset: Dataset) -> int:
     number = manifest.shard_count()
     known = Known(store, manifest)
     manifest.close()
-    for shard in open_source(dataset).shards(known):
+    source = open_source(dataset)
+    for shard in source.shards(known):
         digest = write_listing(store, number, shard.keys, shard.locators)
         row = {"number": number, "name": shard.name, "length": len(shard.keys), "digest": digest}
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()
         number += 1
+    passed = source.left_out
+    things = [Thing(thing.path, thing.reason, thing.grave) for thing in passed.things]
+    write_left_out(store, passed.count, passed.grave, things)
+    if passed.count:
+        sys.stderr.write(f"{passed.count} things were left out, {passed.grave} of them grave; {NAME} names them\n")
     return EXIT_DONE
 
 

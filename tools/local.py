@@ -22,6 +22,7 @@ from cfbus.sources.base import NothingKnown
 from cfbus.sources.opening import open_source
 from cfbus.store.durable import disk_errors, make_dir, new_file, publish
 from cfbus.store.folder import IDENTITY, MAY_BE_THERE, Store
+from cfbus.store.left_out import LeftOut, read_left_out
 from cfbus.store.listing import Known
 from cfbus.store.manifest import Manifest
 
@@ -34,12 +35,13 @@ LOCK_POLL_SECONDS = 0.2
 class Wanted:
     """What the command line asked for; None and empty where it said nothing."""
 
-    folders: tuple[Path, ...]
+    images: tuple[Path, ...]
     out: Path
     slots: Mapping[str, str]
     engine: str | None
     config_file: Path | None
     overrides: tuple[str, ...]
+    source: str | None = None
 
 
 def configure(wanted: Wanted, environ: Mapping[str, str]) -> config.Config:
@@ -55,8 +57,8 @@ def configure(wanted: Wanted, environ: Mapping[str, str]) -> config.Config:
     settings = config.load("run", base, [*_flags(wanted, out), *wanted.overrides], environ).config
     if settings.storage.data_dir != out:
         raise UsageError("cfbus run keeps its store in --out.", f"Give --out {settings.storage.data_dir} instead.")
-    if settings.dataset.source == "folder" and not settings.dataset.paths:
-        raise UsageError("Name at least one folder of images.", "For example: cfbus run PHOTOS --out captions")
+    if settings.dataset.source != "scripted" and not settings.dataset.paths:
+        raise UsageError("Name at least one folder of images, or tars.", "For example: cfbus run PHOTOS --out captions")
     if is_remembered:
         _check_same_folders(config.load("run", remembered, (), {}).config, settings, wanted.out)
     return settings
@@ -73,9 +75,11 @@ def _flags(wanted: Wanted, out: Path) -> list[Option]:
     flags = [Option("--out", path, str(place)) for path, place in places.items()]
     if wanted.engine:
         flags.append(Option("--engine", ("captions", "engine"), wanted.engine))
-    if wanted.folders:
-        folders = json.dumps([str(folder.absolute()) for folder in wanted.folders])
-        flags.append(Option("FOLDERS", ("dataset", "paths"), folders))
+    if wanted.images:
+        images = json.dumps([str(image.absolute()) for image in wanted.images])
+        flags.append(Option("IMAGES", ("dataset", "paths"), images))
+    if wanted.source:
+        flags.append(Option("--source", ("dataset", "source"), wanted.source))
     return flags + [Option(f"--slot {name}", ("captions", "slots", name), text) for name, text in wanted.slots.items()]
 
 
@@ -85,7 +89,7 @@ def _check_same_folders(before: config.Config, wanted: config.Config, out: Path)
     names = ", ".join(str(path) for path in before.dataset.paths)
     raise StoreMismatchError(
         f"{out} holds the captions of {names}.",
-        "Name the same folders (or none: they are remembered), or another --out for these.",
+        "Name the same images (or none: they are remembered), or another --out for these.",
     )
 
 
@@ -134,12 +138,14 @@ def lock_run(out: Path, wait: float, notify: Callable[[str], None]) -> tuple[int
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a store is. ``complete``: every image that the source has now is captioned or a dead letter."""
+    """How far a store is. ``complete``: every image that the source has now is captioned or a dead letter, but for
+    what cannot be listed (``left_out``)."""
 
     items: int
     captions: int
     dead_letters: int
     complete: bool
+    left_out: LeftOut
 
 
 def standing(settings: config.Config) -> Standing | None:
@@ -174,7 +180,7 @@ def standing(settings: config.Config) -> Standing | None:
             and next(source.shards(Known(store, manifest)), None) is None
         )
         captions = sum(manifest.totals().values())
-        return Standing(items, captions, manifest.failures(), complete)
+        return Standing(items, captions, manifest.failures(), complete, read_left_out(root))
     finally:
         manifest.close()
 

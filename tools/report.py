@@ -5,7 +5,8 @@ Reads the sealed tables and the counts that it is given; changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from cfbus.errors import EXIT_DEAD_LETTERS, EXIT_DONE
 from cfbus.logs import display
+from cfbus.store.left_out import NAME, LeftOut
 from cfbus.tools.progress import duration
 
 SHOWN_FAILURES = 5
@@ -28,6 +30,7 @@ class Report:
     dead_letters: int
     captions: int | None = None
     seconds: float = 0.0
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def plural(count: int, noun: str) -> str:
@@ -59,12 +62,31 @@ def show(report: Report, console: Console) -> int:
 
     say(opening(report))
     say(f"Captions: {report.out / 'captions'}/*.parquet")
-    if not report.dead_letters:
-        return EXIT_DONE
+    if report.left_out.count:
+        _say_left_out(report, say)
+    if report.dead_letters:
+        _say_dead_letters(report, say)
+    return EXIT_DEAD_LETTERS if report.dead_letters or report.left_out.grave else EXIT_DONE
+
+
+def _say_left_out(report: Report, say: Callable[[str], None]) -> None:
+    left = report.left_out
+    things = [thing for thing in left.things if thing.grave] or left.things
+    if left.grave:
+        say(f"{plural(left.grave, 'thing')} that may hold images could not be listed, so nothing of it is captioned:")
+    else:
+        say(f"{plural(left.count, 'thing')} left out of the listing, as it should be:")
+    for thing in things[:SHOWN_FAILURES]:
+        say(f"  {display(thing.path, 60)}: {display(thing.reason, 200)}")
+    if len(things) > SHOWN_FAILURES:
+        say("  …")
+    say(f"All of them: {report.out / NAME}" + ("; mend them and run the same command again" if left.grave else ""))
+
+
+def _say_dead_letters(report: Report, say: Callable[[str], None]) -> None:
     say(f"{plural(report.dead_letters, 'image')} could not be captioned (dead letters):")
     for key, why in failures(report.out, SHOWN_FAILURES):
         say(f"  {display(key, 60)}: {display(why, 200)}")
     if report.dead_letters > SHOWN_FAILURES:
         say("  …")
     say(f"All of them, with reasons: {report.out / 'failures'}/*.parquet")
-    return EXIT_DEAD_LETTERS

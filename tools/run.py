@@ -180,7 +180,8 @@ def caption(
 def nothing_to_do(settings: config.Config, console: Console, before: local.Standing) -> int:
     """Say so."""
     dataset = settings.dataset.name
-    return report.show(report.Report(settings.storage.data_dir, dataset, before.items, before.dead_letters), console)
+    out, left_out = settings.storage.data_dir, before.left_out
+    return report.show(report.Report(out, dataset, before.items, before.dead_letters, left_out=left_out), console)
 
 
 def caption_rest(
@@ -210,7 +211,10 @@ def caption_rest(
         assert after is not None
         done = after.captions - (before.captions if before else 0)
         seconds = time.monotonic() - began
-        report.show(report.Report(out, settings.dataset.name, after.items, after.dead_letters, done, seconds), console)
+        found = report.Report(
+            out, settings.dataset.name, after.items, after.dead_letters, done, seconds, after.left_out
+        )
+        code = report.show(found, console)
     return code
 
 
@@ -238,7 +242,12 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
 
 
 @click.command()
-@click.argument("folders", nargs=-1, type=click.Path(path_type=Path, readable=False))
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path, readable=False))
+@click.option(
+    "--source",
+    type=click.Choice(["folder", "webdataset"]),
+    help="What IMAGES are: folders of pictures, or tars; by default known by their names.",
+)
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, readable=False), help="Where captions go; made if needed."
 )
@@ -263,7 +272,8 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
 )
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set one key of the configuration.")
 def command(
-    folders: tuple[Path, ...],
+    images: tuple[Path, ...],
+    source: str | None,
     out: Path,
     slots: tuple[str, ...],
     prompt: str | None,
@@ -273,14 +283,16 @@ def command(
     config_file: Path | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Caption all images in FOLDERS (and the folders in them) into OUT.
+    """Caption all IMAGES into OUT: folders of pictures (with the folders in them), or tars of samples.
+
+    Tars are named one by one or by patterns: shards/*.tar, 'shard-{0000..0099}.tar'.
 
     Run it again at any time: it goes on where it was, and captions what is new.
     """
     console = screen(sys.stdout)
 
     def go() -> int:
-        wanted = local.Wanted(folders, out, parse_slots(slots, prompt), engine, config_file, overrides)
+        wanted = local.Wanted(images, out, parse_slots(slots, prompt), engine, config_file, overrides, source)
         return caption(wanted, workers, console, os.environ, wait)
 
     sys.exit(last_frame(go))

@@ -121,7 +121,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "captions": Layout(
         items={
             "image_width": "<i4", "image_height": "<i4", "image_format": WORD, "file_size": "<i8",
-            "image_sha256": HASH, "processing_ms": "<f4",
+            "image_sha256": HASH, "processing_ms": "<f4", "url": TEXT, "metadata": TEXT,
         },
         captions={
             "caption": TEXT, "finish_reason": WORD, "prompt_tokens": "<i4", "output_tokens": "<i4",

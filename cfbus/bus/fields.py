@@ -105,3 +105,4 @@ class Spec(Part):
     pixel_budget: Annotated[int, Field(ge=1, le=1 << 28)]
     max_pixels: Annotated[int, Field(ge=1, le=1 << 32)]
     slots: Annotated[tuple[Slot, ...], Field(min_length=1, max_length=MAX_SLOTS), AfterValidator(_fitting)]
+    missing_column: Literal["empty", "skip", "fail"] = "fail"

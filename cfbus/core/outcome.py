@@ -51,6 +51,8 @@ class Outcome(NamedTuple):
     failure: FailedItem | None = None
     image: ImageFacts = ImageFacts()
     milliseconds: float = 0.0
+    url: str = ""
+    metadata: str = ""  # a JSON object
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ def weighed(outcome: Outcome) -> tuple[Outcome, int]:
     """The outcome, or a failure in its place when its captions cannot be sent (texts are never cut); and at most how
     many bytes it takes in a frame."""
     size, plain = ITEM_OVERHEAD_BYTES, True
+    if outcome.url or outcome.metadata:
+        size += 4 * (len(outcome.url) + len(outcome.metadata))
     for caption in outcome.captions:
         text = caption.text
         if text.isascii():
@@ -97,6 +99,8 @@ def pack(
             "file_size": [image.file_size for image in images],
             "image_sha256": [image.sha256 for image in images],
             "processing_ms": [outcome.milliseconds for outcome in outcomes],
+            "url": [outcome.url for outcome in outcomes],
+            "metadata": [outcome.metadata for outcome in outcomes],
             "caption": [caption.text for caption in captions],
             "finish_reason": [caption.finish_reason for caption in captions],
             "prompt_tokens": [caption.prompt_tokens for caption in captions],

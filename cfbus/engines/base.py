@@ -6,7 +6,8 @@ leases, results or the bus.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cfbus.bus.messages import Spec
@@ -14,8 +15,20 @@ from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 
 Post = Callable[[Outcome], None]
 """Takes a finished item; may be called from any thread."""
-Read = Callable[[WorkItem], bytes]
-"""The bytes of an item's image; raises ``cfbus.sources.base.ReadError``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What was read of an item: its image's bytes, its columns, and what of them is kept with its rows."""
+
+    data: bytes
+    columns: Mapping[str, object] = field(default_factory=dict)
+    url: str = ""
+    metadata: str = ""
+
+
+Read = Callable[[WorkItem], Loaded]
+"""Reads an item; raises ``cfbus.sources.base.ReadError``."""
 
 
 class Engine(Protocol):

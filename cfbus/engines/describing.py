@@ -5,15 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
-from cfbus.bus.messages import FailedItem, Spec
+from cfbus.bus.columns import FLAGS
+from cfbus.bus.messages import Spec
 from cfbus.core.outcome import Caption, EngineFacts, ImageFacts, Outcome, WorkItem
+from cfbus.core.prompts import SKIPPED
 from cfbus.decoding import DecodePool
 from cfbus.engines import palette
-from cfbus.engines.base import Post, Read
+from cfbus.engines.asking import asked, unknown_slot
+from cfbus.engines.base import Loaded, Post, Read
 from cfbus.engines.feed import Fed, Feed
 from cfbus.images import Picture
 
-Described = tuple[Picture, tuple[str, ...]]
+Described = tuple[Picture, tuple[str | None, ...]]
+NOT_ASKED = Caption("", SKIPPED, flags=1 << FLAGS.index("empty"))
 
 
 class PaletteEngine:
@@ -23,24 +27,22 @@ class PaletteEngine:
 
     def __init__(self, read: Read, pool: DecodePool, post: Post) -> None:
         self._post = post
-        self._prompts: dict[str, str] = {}
+        self._spec: Spec | None = None
         self._feed: Feed[Described] = Feed(read, pool, self._described)
 
     def use(self, spec: Spec) -> None:
         """See ``Engine.use``."""
-        self._prompts = {slot.name: slot.prompt for slot in spec.slots}
+        self._spec = spec
 
     def submit(self, items: Sequence[WorkItem]) -> None:
         """See ``Engine.submit``."""
+        assert self._spec is not None
         for item in items:
-            if unknown := [slot for slot in item.slots if slot not in self._prompts]:
-                detail = f"The configuration has no prompt for the slot {unknown[0]!r}."
-                failure = FailedItem(index=item.index, reason="unknown-slot", detail=detail, fault="worker")
+            failure = unknown_slot(self._spec, item)
+            if failure is not None:
                 self._post(Outcome(item.lease, item.index, failure=failure))
-                continue
-            prompts = tuple(self._prompts[slot] for slot in item.slots)
-            then: Callable[[Picture], Described] = functools.partial(palette.describe_picture, prompts)
-            self._feed.put(item, then)
+            else:
+                self._feed.put(item, functools.partial(_plan, self._spec, item.slots))
 
     def abandon(self, lease: str, indices: frozenset[int]) -> None:
         """See ``Engine.abandon``. Pictures are described too quickly for this to be worth anything."""
@@ -55,7 +57,11 @@ class PaletteEngine:
             self._post(Outcome(item.lease, item.index, failure=fed.failure, milliseconds=fed.milliseconds))
             return
         picture, texts = fed.made
+        captions = tuple(NOT_ASKED if text is None else Caption(text) for text in texts)
         size = picture.original_width, picture.original_height
         image = ImageFacts(*size, picture.format, picture.file_size, picture.sha256)
-        captions = tuple(Caption(text) for text in texts)
-        self._post(Outcome(item.lease, item.index, captions, image=image, milliseconds=fed.milliseconds))
+        self._post(Outcome(item.lease, item.index, captions, None, image, fed.milliseconds, fed.url, fed.metadata))
+
+
+def _plan(spec: Spec, slots: Sequence[str], loaded: Loaded) -> Callable[[Picture], Described]:
+    return functools.partial(palette.describe_picture, asked(spec, slots, loaded.columns))

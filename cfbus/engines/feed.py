@@ -24,7 +24,7 @@ from typing import Generic, TypeVar
 from cfbus.bus.messages import FailedItem
 from cfbus.core.outcome import WorkItem
 from cfbus.decoding import CallError, DecodePool
-from cfbus.engines.base import Read
+from cfbus.engines.base import Loaded, Read
 from cfbus.images import ImageError, Picture
 from cfbus.sources.base import Fault, ReadError
 
@@ -37,12 +37,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Fed(Generic[T]):
-    """What became of an item: ``made`` by the call on its picture, or the ``failure``; and how long it took."""
+    """What became of an item: ``made`` by the call on its picture, or the ``failure``; how long it took; and what is
+    kept of its columns."""
 
     item: WorkItem
     made: T | None
     failure: FailedItem | None
     milliseconds: float
+    url: str = ""
+    metadata: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,8 +53,10 @@ class _Ticket(Generic[T]):
     """One put; the same item put twice is two of them."""
 
     item: WorkItem
-    then: Callable[[Picture], T]
+    plan: Callable[[Loaded], Callable[[Picture], T]]
     began: float
+    url: str = ""
+    metadata: str = ""
 
 
 class Feed(Generic[T]):
@@ -71,12 +76,13 @@ class Feed(Generic[T]):
         for _ in range(READERS):
             self._start_reader()
 
-    def put(self, item: WorkItem, then: Callable[[Picture], T]) -> None:
-        """Read this item, decode it, and call ``then`` on the picture in the child.
+    def put(self, item: WorkItem, plan: Callable[[Loaded], Callable[[Picture], T]]) -> None:
+        """Read this item, decode it, and call in the child, on the picture, what ``plan`` makes of what was read.
 
-        ``then`` must be importable by name. Never blocks. Raises RuntimeError after ``close``.
+        What ``plan`` returns must be importable by name; it may raise ReadError, and is called in a thread of the
+        feed. Never blocks. Raises RuntimeError after ``close``.
         """
-        ticket = _Ticket(item, then, time.monotonic())
+        ticket = _Ticket(item, plan, time.monotonic())
         with self._state:
             if self._closed:
                 raise RuntimeError("the feed is closed")
@@ -124,20 +130,22 @@ class Feed(Generic[T]):
             return
         ticket.began = time.monotonic()
         try:
-            data = self._read(ticket.item)
+            loaded = self._read(ticket.item)
+            then = ticket.plan(loaded)
         except ReadError as error:
             self._fail(ticket, error.reason, error.detail, error.fault)
         except (OSError, MemoryError) as error:
             self._fail(ticket, "read-failed", f"{type(error).__name__}: {error}", "worker")
         else:
-            self._decode(ticket, data)
+            ticket.url, ticket.metadata = loaded.url, loaded.metadata
+            self._decode(ticket, loaded.data, then)
 
-    def _decode(self, ticket: _Ticket[T], data: bytes) -> None:
+    def _decode(self, ticket: _Ticket[T], data: bytes, then: Callable[[Picture], T]) -> None:
         size = len(data)
         self._await_room(size)
         future: Future[T] | None = None
         try:
-            future = self._pool.submit(data, ticket.then)
+            future = self._pool.submit(data, then)
         except RuntimeError as error:
             self._fail(ticket, "decoder-down", str(error), "worker")
         finally:
@@ -184,7 +192,8 @@ class Feed(Generic[T]):
             self._open.remove(ticket)
             self._posting += 1
         try:
-            self._post(Fed(ticket.item, made, failure, (time.monotonic() - ticket.began) * 1000))
+            took = (time.monotonic() - ticket.began) * 1000
+            self._post(Fed(ticket.item, made, failure, took, ticket.url, ticket.metadata))
         finally:
             with self._state:
                 self._posting -= 1

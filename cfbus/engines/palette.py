@@ -45,11 +45,13 @@ def describe(pixels: bytes, width: int, height: int, prompt: str, original_width
     return sentence(measure(pixels, width, height), prompt, original_width, original_height)
 
 
-def describe_picture(prompts: tuple[str, ...], picture: Picture) -> tuple[Picture, tuple[str, ...]]:
-    """The picture without its pixels, and a description for each prompt, measured once."""
+def describe_picture(prompts: tuple[str | None, ...], picture: Picture) -> tuple[Picture, tuple[str | None, ...]]:
+    """The picture without its pixels, and a description for each prompt (None for none), measured once."""
     facts = measure(picture.pixels, picture.width, picture.height)
     size = picture.original_width, picture.original_height
-    return replace(picture, pixels=b""), tuple(sentence(facts, prompt, *size) for prompt in prompts)
+    return replace(picture, pixels=b""), tuple(
+        prompt if prompt is None else sentence(facts, prompt, *size) for prompt in prompts
+    )
 
 
 def sentence(facts: Facts, prompt: str, original_width: int, original_height: int) -> str:

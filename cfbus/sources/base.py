@@ -5,16 +5,19 @@ What it must not know: leases, passes, the bus, the store, pictures. A source ha
 
 Invariants:
 - A shard, once listed, never changes: (shard, index) is an identity, the key is what people see.
-- A later listing yields only keys that are not known yet, in new shards.
-- The label in a shard's name says which root it came from: ``<label>-<number>``.
+- A later listing yields only what is not known yet, in new shards.
+- What a listing passes over is counted and told, never just missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol, TypeAlias
+
+LEFT_OUT_KEPT = 1000
 
 Fault: TypeAlias = Literal["item", "worker", "network"]
 
@@ -27,6 +30,10 @@ class ReadReason(StrEnum):
     OUTSIDE = "outside"
     TOO_LARGE = "too-large"
     SOURCE_MISSING = "source-missing"
+    CHANGED = "changed"
+    DOUBLED = "doubled"
+    MISSING_COLUMN = "missing-column"
+    BAD_COLUMN = "bad-column"
 
 
 class ReadError(Exception):
@@ -49,7 +56,7 @@ class ReadError(Exception):
 class ListedShard:
     """One shard as listed: `keys` and `locators` have the same length and order.
 
-    Keys are valid UTF-8, unique within their root, and only for people: a key is never a path.
+    Keys are valid UTF-8 and only for people: a key is never a path.
     A locator is what `read` needs; it is empty where it equals ``key.encode()``.
     """
 
@@ -65,8 +72,44 @@ class Item:
     locator: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a source has of an item: the bytes of its image, and its columns as JSON has them."""
+
+    data: bytes
+    columns: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOutThing:
+    """Something that a listing passed over, as a person should hear it. ``grave``: it may hold images."""
+
+    path: str
+    reason: str
+    grave: bool
+
+
+class LeftOut:
+    """What a listing passed over: the first thousand grave things, the first thousand others, and how many in all."""
+
+    def __init__(self) -> None:
+        self.things: list[LeftOutThing] = []
+        self.count = 0
+        self.grave = 0
+
+    def add(self, path: str, reason: str, *, grave: bool = False) -> None:
+        """One more."""
+        self.count += 1
+        self.grave += grave
+        if (self.grave if grave else self.count - self.grave) <= LEFT_OUT_KEPT:
+            self.things.append(LeftOutThing(path, reason, grave))
+
+
 class Known(Protocol):
-    """What is listed already, asked per label."""
+    """What is listed already: by label for sources that number their shards, by name for those that do not."""
+
+    def lists(self, shard: str) -> bool:
+        """Whether there is a shard of this name."""
 
     def next_number(self, label: str) -> int:
         """The number of the label's next shard; 0 when none is listed."""
@@ -77,6 +120,9 @@ class Known(Protocol):
 class NothingKnown:
     """The `Known` of a store without a listing."""
 
+    def lists(self, shard: str) -> bool:
+        return False
+
     def next_number(self, label: str) -> int:
         return 0
 
@@ -85,14 +131,22 @@ class NothingKnown:
 
 
 class Source(Protocol):
+    @property
+    def left_out(self) -> LeftOut:
+        """What the listing that runs, or ran last, passed over."""
+
     def shards(self, known: Known) -> Iterator[ListedShard]:
         """List what is not known yet. Raises SourceError."""
 
-    def read(self, shard: str, item: Item) -> bytes:
-        """The item's bytes. Raises ReadError and nothing else; safe to call from several threads."""
+    def read(self, shard: str, item: Item) -> Content:
+        """The item's image and columns. Raises ReadError and nothing else; safe to call from several threads."""
+
+    def close(self) -> None:
+        """Let go of open files."""
 
 
 def shard_name(label: str, number: int) -> str:
+    """The name of a shard that has no container of its own: which root it came from, and its number."""
     return f"{label}-{number:05d}"
 
 
@@ -100,3 +154,27 @@ def label_of(shard: str) -> str:
     """The label in a shard's name; empty when the name has no number."""
     label, _, number = shard.rpartition("-")
     return label if number.isascii() and number.isdigit() else ""
+
+
+def shown(path: bytes) -> str:
+    """A path for people: what is not UTF-8 in it as ``\\xNN``."""
+    return path.decode("utf-8", "backslashreplace")
+
+
+def key_of(path: bytes) -> str:
+    """The key of a path. One that is not UTF-8 becomes ``./`` and the path with ``\\`` doubled and odd bytes as
+    ``\\xNN``, so that it can be told from every plain one."""
+    try:
+        return path.decode()
+    except UnicodeDecodeError:
+        return "./" + shown(path.replace(b"\\", b"\\\\"))
+
+
+def free_label(name: str, taken: Collection[str]) -> str:
+    """A label of ``A-Z a-z 0-9 . _ -`` for a root of this name; with ``.2``, ``.3`` … when an earlier root has it."""
+    base = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100] or "root"
+    label, copy = base, 1
+    while label in taken:
+        copy += 1
+        label = f"{base}.{copy}"
+    return label

@@ -5,15 +5,15 @@ What it must not know: the bus, leases, how the listing is stored, whether a fil
 (only what its name says).
 
 Rules of the listing:
-- The order is fixed: each folder's names sorted as bytes, folders entered where they stand.
+- Each folder's names come sorted as bytes, in runs of some ten thousand, folders entered where they stand: memory
+  stays the same whatever a folder holds, and the first shard does not wait for the last name.
 - Listed are regular files with a picture's suffix. Left out silently: names that begin with a dot
-  and other suffixes. Left out and reported in `skipped`: folders that cannot be read, cfbus
+  and other suffixes. Left out and told in `left_out`: folders that cannot be read, cfbus
   stores (folders with a ``store.json``), links (unless followed), what only looks like a file.
 - With `follow_links`, each folder is entered once, under the first path that leads to it: links
   can neither loop nor multiply.
 - A key is the path below the root with ``/``. A path that is not UTF-8 is kept as locator; its
-  key is ``./`` and the path with ``\\`` doubled and odd bytes as ``\\xNN``. No plain key begins
-  with ``./``, so it collides with none.
+  key (`key_of`) begins with ``./``, as no plain one does, so it collides with none.
 - A root's label is its base name with all but ``A-Z a-z 0-9 . _ -`` replaced by ``_``; a label
   taken by an earlier root gets ``.2``, ``.3`` and so on. Labels follow the order of the roots: who
   exchanges two roots of one name exchanges their labels.
@@ -31,35 +31,39 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from cfbus.errors import SourceError
-from cfbus.sources.base import Fault, Item, Known, ListedShard, ReadError, ReadReason, label_of, shard_name
-
-SUFFIXES: Final = (
-    ".jpg .jpeg .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pnm .avif".split()  # noqa: SIM905
+from cfbus.sources.base import (
+    Content,
+    Fault,
+    Item,
+    Known,
+    LeftOut,
+    ListedShard,
+    ReadError,
+    ReadReason,
+    free_label,
+    key_of,
+    label_of,
+    shard_name,
+    shown,
 )
-_SUFFIXES: Final = frozenset(suffix.encode() for suffix in SUFFIXES)
+from cfbus.sources.suffixes import PICTURES, is_picture, suffix
+
 _STORE_FILE: Final = b"store.json"
-_SKIPPED_KEPT: Final = 1000
+_TARS_HINT: Final = "For tars of samples: --source webdataset, in a configuration dataset.source: webdataset."
+_RUN_NAMES: Final = 32_768
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _READ_SIZE: Final = 1024 * 1024
 
 _Identity: TypeAlias = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """Something that was left out, as a person should hear it."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +77,7 @@ class _Root:
 class FolderSource:
     """Lists and reads the pictures below `roots`. Raises SourceError when a root is no readable folder.
 
-    `max_locator_bytes` bounds the keys and locators of one shard together, `max_file_bytes` one
-    read. After (and during) `shards`, `skipped` holds the first thousand things left out and
-    `skipped_count` their number.
+    `max_locator_bytes` bounds the keys and locators of one shard together, `max_file_bytes` one read.
     """
 
     def __init__(
@@ -92,8 +94,7 @@ class FolderSource:
         self._shard_items = shard_items
         self._max_locator_bytes = max_locator_bytes
         self._max_file_bytes = max_file_bytes
-        self.skipped: list[Skipped] = []
-        self.skipped_count = 0
+        self.left_out = LeftOut()
         self._others: Counter[str] = Counter()
 
     def labels(self) -> dict[str, str]:
@@ -104,11 +105,11 @@ class FolderSource:
 
     def shards(self, known: Known) -> Iterator[ListedShard]:
         """See `Source.shards`. Raises SourceError at the end when neither new nor known is anything."""
-        self.skipped, self.skipped_count, self._others = [], 0, Counter()
+        self.left_out, self._others = LeftOut(), Counter()
         barren = []
         for root in self._roots.values():
             first = number = known.next_number(root.label)
-            for keys, locators in self._batches(root, known):
+            for keys, locators in self._batches(root, known if first else None):
                 yield ListedShard(shard_name(root.label, number), keys, locators)
                 number += 1
             if first == number == 0:
@@ -116,19 +117,21 @@ class FolderSource:
         if len(barren) == len(self._roots):
             raise self._no_picture(barren)
         for root in barren:
-            self._skip(root.path, "holds no picture")
+            self._skip(root.path, "holds no picture", grave=True)
 
-    def _batches(self, root: _Root, known: Known) -> Iterator[tuple[list[str], list[bytes]]]:
+    def _batches(self, root: _Root, known: Known | None) -> Iterator[tuple[list[str], list[bytes]]]:
         keys: list[str] = []
         locators: list[bytes] = []
         size = 0
         for path in self._walk(root):
-            key, locator = _named(path)
-            if known.contains(root.label, key):
+            key = key_of(path)
+            if known is not None and known.contains(root.label, key):
                 continue
-            more = len(key.encode()) + len(locator)
+            plain = key.encode()
+            locator = b"" if plain == path else path
+            more = len(plain) + len(locator)
             if more > self._max_locator_bytes:
-                self._skip(path, "its path is too long")
+                self._skip(path, "its path is too long", grave=True)
                 continue
             if keys and (len(keys) == self._shard_items or size + more > self._max_locator_bytes):
                 yield keys, locators
@@ -143,7 +146,7 @@ class FolderSource:
         """Paths below the root, in order. A stack of its own: depth is bounded by the file system."""
         top = root.path.rstrip(b"/")
         entered = {root.identity}
-        stack = [(b"", iter(self._names(top or b"/")))]
+        stack = [(b"", self._names(top or b"/"))]
         while stack:
             below, names = stack[-1]
             name = next(names, None)
@@ -152,33 +155,29 @@ class FolderSource:
             elif not name.endswith(b"/"):
                 yield below + name
             elif not self._follow_links or self._first_visit(top + b"/" + below + name, entered):
-                stack.append((below + name, iter(self._names(top + b"/" + below + name))))
+                stack.append((below + name, self._names(top + b"/" + below + name)))
 
-    def _names(self, folder: bytes) -> list[bytes]:
-        """Pictures and folders of one folder, sorted; a folder's name ends with a slash.
+    def _names(self, folder: bytes) -> Iterator[bytes]:
+        """Pictures and folders of one folder, sorted in runs; a folder's name ends with a slash.
 
-        Names only: a folder of ten million pictures must fit into memory.
+        A folder of ten million pictures costs the memory of one run, and its first names come at once.
         """
-        found: list[bytes] = []
+        if os.path.lexists(os.path.join(folder, _STORE_FILE)):  # noqa: PTH118 - bytes
+            self._skip(folder, "is a cfbus store")
+            return
         try:
             with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name == _STORE_FILE:
-                        self._skip(folder, "is a cfbus store")
-                        return []
-                    if not entry.name.startswith(b".") and (name := self._wanted(entry)):
-                        found.append(name)
+                wanted = filter(None, map(self._wanted, entries))
+                while run := sorted(islice(wanted, _RUN_NAMES), key=_without_slash):
+                    yield from run
         except OSError as error:
-            self._skip(folder, f"cannot be read: {error.strerror}")
-            return []
-        found.sort(key=lambda name: name.rstrip(b"/"))
-        return found
+            self._skip(folder, f"cannot be read: {error.strerror}", grave=True)
 
     def _first_visit(self, folder: bytes, entered: set[_Identity]) -> bool:
         try:
             identity = _identity_at(folder)
         except OSError as error:
-            self._skip(folder, f"cannot be read: {error.strerror}")
+            self._skip(folder, f"cannot be read: {error.strerror}", grave=True)
             return False
         first = identity not in entered
         entered.add(identity)
@@ -189,50 +188,52 @@ class FolderSource:
 
         Links apart, the kind comes with the folder's entry: no file is asked for its state.
         """
+        if entry.name.startswith(b"."):
+            return b""
         if entry.is_symlink() and not self._follow_links:
             self._skip(entry.path, "is a link")
             return b""
         if _kind(entry.is_dir):
             return entry.name + b"/"
-        suffix = _suffix(entry.name)
-        if suffix not in _SUFFIXES:
-            self._others[_shown(suffix)] += 1
+        if not is_picture(entry.name):
+            self._others[shown(suffix(entry.name))] += 1
             return b""
         if not _kind(entry.is_file):
             self._skip(entry.path, "is not a regular file")
             return b""
         return entry.name
 
-    def _skip(self, path: bytes, reason: str) -> None:
-        self.skipped_count += 1
-        if len(self.skipped) < _SKIPPED_KEPT:
-            self.skipped.append(Skipped(_shown(path.rstrip(b"/") or b"/"), reason))
+    def _skip(self, path: bytes, reason: str, *, grave: bool = False) -> None:
+        self.left_out.add(shown(path.rstrip(b"/") or b"/"), reason, grave=grave)
 
     def _no_picture(self, roots: Iterable[_Root]) -> SourceError:
         names = ", ".join(root.shown for root in roots)
         others = self._others.total()
-        if not others and not self.skipped_count:
+        if not others and not self.left_out.count:
             return SourceError(f"{names}: the folder is empty.", "Name a folder that holds pictures.")
-        kinds = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in self._others.most_common(5))
+        kinds = ", ".join(f"{name or 'no suffix'} {count}" for name, count in self._others.most_common(5))
         seen = f"{others} other files ({kinds})" if others else "no other files"
-        left = "".join(f" {skip.path} {skip.reason}." for skip in self.skipped[:3])
+        left = "".join(f" {skip.path} {skip.reason}." for skip in self.left_out.things[:3])
         return SourceError(
-            f"{names}: no picture found, but {seen}; {self.skipped_count} things were left out.{left}",
-            f"Pictures are known by their suffix: {' '.join(SUFFIXES)}.",
+            f"{names}: no picture found, but {seen}; {self.left_out.count} things were left out.{left}",
+            _TARS_HINT if self._others[".tar"] else f"Pictures are known by their suffix: {' '.join(PICTURES)}.",
         )
 
     # -- reading
 
-    def read(self, shard: str, item: Item) -> bytes:
+    def read(self, shard: str, item: Item) -> Content:
         """See `Source.read`. Faults are the item's, except where this host cannot reach the root."""
         root = self._roots.get(label_of(shard))
         if root is None:
             raise ReadError(ReadReason.SOURCE_MISSING, f"No folder here has the shard {shard}.", "worker")
         parts = _safe_parts(item)
         try:
-            return self._read(root, parts)
+            return Content(self._read(root, parts))
         except OSError as error:
             raise _read_error(error, root, item) from error
+
+    def close(self) -> None:
+        """See `Source.close`: no file stays open."""
 
     def _read(self, root: _Root, parts: list[bytes]) -> bytes:
         with contextlib.ExitStack() as opened:
@@ -262,43 +263,37 @@ class FolderSource:
 def _checked(roots: Sequence[Path]) -> Iterator[_Root]:
     taken: dict[str, _Root] = {}
     for given in roots:
-        shown = _shown(os.fsencode(given))
-        identity = _usable(given, shown)
-        root = _Root(_free_label(given, taken), shown, os.fsencode(given.resolve()), identity)
+        name = shown(os.fsencode(given))
+        identity = _usable(given, name)
+        root = _Root(free_label(given.resolve().name, taken), name, os.fsencode(given.resolve()), identity)
         for other in taken.values():
             if _within(root.path, other.path) or _within(other.path, root.path):
                 raise SourceError(
-                    f"{shown} and {other.shown}: one folder holds the other, so pictures would count twice.",
+                    f"{name} and {other.shown}: one folder holds the other, so pictures would count twice.",
                     "Name only the outer one.",
                 )
         taken[root.label] = root
         yield root
 
 
-def _usable(given: Path, shown: str) -> _Identity:
+def _usable(given: Path, name: str) -> _Identity:
     try:
         os.scandir(given).close()
         if (given / os.fsdecode(_STORE_FILE)).exists():
-            raise SourceError(f"{shown}: this is a cfbus store.", "Name the folder that holds the pictures.")
+            raise SourceError(f"{name}: this is a cfbus store.", "Name the folder that holds the pictures.")
         return _identity(given.stat())
     except FileNotFoundError:
-        raise SourceError(f"{shown}: there is no such folder.", "Check the spelling.") from None
+        raise SourceError(f"{name}: there is no such folder.", "Check the spelling.") from None
     except NotADirectoryError:
-        raise SourceError(f"{shown}: this is a file, not a folder.", "Name the folder it is in.") from None
+        raise SourceError(f"{name}: this is a file, not a folder.", _file_hint(given)) from None
     except OSError as error:
         raise SourceError(
-            f"{shown}: the folder cannot be read: {error.strerror}.", "Check who may read it (ls -ld)."
+            f"{name}: the folder cannot be read: {error.strerror}.", "Check who may read it (ls -ld)."
         ) from None
 
 
-def _free_label(given: Path, taken: Iterable[str]) -> str:
-    base = re.sub(r"[^A-Za-z0-9._-]", "_", given.resolve().name)[:100] or "root"
-    taken = set(taken)
-    label, copy = base, 1
-    while label in taken:
-        copy += 1
-        label = f"{base}.{copy}"
-    return label
+def _file_hint(given: Path) -> str:
+    return _TARS_HINT if given.suffix in (".tar", ".tgz", ".gz") else "Name the folder it is in."
 
 
 def _within(inner: bytes, outer: bytes) -> bool:
@@ -320,27 +315,14 @@ def _kind(ask: Callable[[], bool]) -> bool:
         return False
 
 
-def _suffix(name: bytes) -> bytes:
-    dot = name.rfind(b".")
-    return name[dot:].lower() if dot > 0 else b""
-
-
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")
-
-
-def _named(path: bytes) -> tuple[str, bytes]:
-    """Key and locator of a path."""
-    try:
-        return path.decode(), b""
-    except UnicodeDecodeError:
-        return "./" + path.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace"), path
+def _without_slash(name: bytes) -> bytes:
+    return name.rstrip(b"/")
 
 
 def _safe_parts(item: Item) -> list[bytes]:
     """The steps to an item's file; refuses what this source would never have listed."""
     parts = (item.locator or item.key.encode("utf-8", "surrogatepass")).split(b"/")
-    if any(not part or part.startswith(b".") or b"\0" in part for part in parts) or _suffix(parts[-1]) not in _SUFFIXES:
+    if any(not part or part.startswith(b".") or b"\0" in part for part in parts) or not is_picture(parts[-1]):
         raise ReadError(ReadReason.OUTSIDE, "Its path is not one that a listing of this folder has.", "item")
     return parts
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from cfbus.sources.base import Item, Known, ListedShard, ReadError, ReadReason, label_of, shard_name
+from cfbus.sources.base import Content, Item, Known, LeftOut, ListedShard, ReadError, ReadReason, label_of, shard_name
 
 LABEL = "scripted"
 
@@ -19,6 +19,7 @@ class ScriptedSource:
     def __init__(self, items: int, shard_items: int = 4096) -> None:
         self._items = items
         self._shard_items = shard_items
+        self.left_out = LeftOut()
 
     def shards(self, known: Known) -> Iterator[ListedShard]:
         number = known.next_number(LABEL)
@@ -28,7 +29,10 @@ class ScriptedSource:
             yield ListedShard(shard_name(LABEL, number), batch, [b""] * len(batch))
             number += 1
 
-    def read(self, shard: str, item: Item) -> bytes:
+    def read(self, shard: str, item: Item) -> Content:
         if label_of(shard) != LABEL:
             raise ReadError(ReadReason.SOURCE_MISSING, f"No source here has the shard {shard}.", "worker")
-        return b""
+        return Content(b"")
+
+    def close(self) -> None:
+        """See `Source.close`: nothing is open."""

@@ -85,17 +85,24 @@ def _text_column(array: pa.Array) -> TextColumn:
 class Known:
     """What is listed already, for a rescan: a snapshot of the time when it was made.
 
-    A label names a source; its shards are ``<label>-<number:05d>``. Takes 16 bytes a key, of the labels asked for.
+    A label names a source; its shards are ``<label>-<number:05d>``. Takes 16 bytes a key, of the labels asked for, and
+    the name of each shard.
     """
 
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self._store = store
         self._shards: dict[str, dict[int, int]] = {}
         self._hashes: dict[str, tuple[memoryview, npt.NDArray[np.uint64]]] = {}
+        self._names: set[str] = set()
         for shard in manifest.shards():
+            self._names.add(shard.name)
             label, dash, number = shard.name.rpartition("-")
             if dash and number.isdecimal():
                 self._shards.setdefault(label, {})[int(number)] = shard.number
+
+    def lists(self, shard: str) -> bool:
+        """Whether there is a shard of this name."""
+        return shard in self._names
 
     def next_number(self, label: str) -> int:
         """The number of the next shard of a label."""

@@ -62,11 +62,11 @@ _CAPTIONS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("image_format", WORDS, "The format of the image file."),
     ("file_size", pa.int64(), "Bytes of the image file; null when not known."),
     ("image_sha256", pa.binary(HASH_BYTES), "SHA-256 of the image file; null when not known."),
-    ("url", pa.string(), "Null until images come from URLs."),
+    ("url", pa.string(), "The item's column url, where it has one."),
     _FILENAME,
     ("processing_ms", pa.float32(), "Time spent on the item, in milliseconds; null when not known."),
     ("generation", pa.int64(), "The number of the configuration; null when not known."),
-    ("metadata", pa.string(), "Null until items carry columns of their own."),
+    ("metadata", pa.string(), "The item's columns that dataset.keep_columns names, as a JSON object."),
 )
 _FAILURES: tuple[tuple[str, pa.DataType, str], ...] = (
     *_IDENTITY,

@@ -29,10 +29,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cfbus.bus.columns import FLAGS, NO_INT, NO_SEED, Table, TextColumn
+from cfbus.bus.columns import NO_INT, NO_SEED, Table
 from cfbus.bus.wire import WireError, decode_table
 from cfbus.core.frame import JournalFrame
 from cfbus.errors import EXIT_DONE, CfbusError
+from cfbus.store import arrays
 from cfbus.store.durable import damaged_file, disk_errors, new_file, publish
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal, JournalFile, read_frames
@@ -278,17 +279,19 @@ class _Group:
             **{name: self._words_of_frames([one.constants[name] for one in self._tables]) for name in constants},
             **{name: self._words_of_slots(name) for name in ("slot", "stage", "prompt_id")},
             "generation": self._generation(),
-            "caption": _texts([one.text("caption") for one in self._tables]),
+            "caption": arrays.texts([one.text("caption") for one in self._tables]),
             "finish_reason": self._words("finish_reason", of_rows),
-            "flags": _flags(self._raw("flags")),
+            "flags": arrays.flags(self._raw("flags")),
             "image_format": self._words("image_format", of_items),
-            "image_sha256": _hashes(self._raw("image_sha256").reshape(-1, HASH_BYTES)[of_items]),
-            "seed": _known(self._raw("seed"), NO_SEED),
-            "mean_logprob": _finite(self._raw("mean_logprob")),
-            "processing_ms": _finite(self._raw("processing_ms")[of_items]),
-            **{name: _known(self._raw(name), NO_INT) for name in ("prompt_tokens", "output_tokens")},
+            "image_sha256": arrays.hashes(self._raw("image_sha256").reshape(-1, HASH_BYTES)[of_items]),
+            "seed": arrays.known(self._raw("seed"), NO_SEED),
+            "mean_logprob": arrays.finite(self._raw("mean_logprob")),
+            "processing_ms": arrays.finite(self._raw("processing_ms")[of_items]),
+            **{name: self._item_texts(name) for name in ("url", "metadata")},
+            **{name: arrays.known(self._raw(name), NO_INT) for name in ("prompt_tokens", "output_tokens")},
             **{
-                name: _known(self._raw(name)[of_items], NO_INT) for name in ("image_width", "image_height", "file_size")
+                name: arrays.known(self._raw(name)[of_items], NO_INT)
+                for name in ("image_width", "image_height", "file_size")
             },
         }
 
@@ -296,13 +299,16 @@ class _Group:
         return {
             "reason": self._words("reason", slice(None)),
             "fault": self._words("fault", slice(None)),
-            "attempts": _known(self._raw("attempts"), NO_INT),
-            "detail": _texts([one.text("detail") for one in self._tables]),
-            "who": _texts([one.text("who") for one in self._tables]),
+            "attempts": arrays.known(self._raw("attempts"), NO_INT),
+            "detail": arrays.texts([one.text("detail") for one in self._tables]),
+            "who": arrays.texts([one.text("who") for one in self._tables]),
         }
 
     def _raw(self, name: str) -> npt.NDArray[Any]:
         return np.concatenate([one.columns[name] for one in self._tables])
+
+    def _item_texts(self, name: str) -> pa.Array:
+        return self._of_items(arrays.known_texts([one.text(name) for one in self._tables]))
 
     def _of_items(self, array: pa.Array) -> pa.Array:
         return array if len(array) == len(self._item_of_row) else array.take(pa.array(self._item_of_row))
@@ -311,69 +317,24 @@ class _Group:
         return pa.array(np.array(values, np.int64)[self._frame_of_row])
 
     def _words_of_frames(self, values: Sequence[str]) -> pa.Array:
-        codes, words = _codes(values)
-        return _dictionary(codes[self._frame_of_row], words)
+        codes, words = arrays.codes(values)
+        return arrays.dictionary(codes[self._frame_of_row], words)
 
     def _words_of_slots(self, name: str) -> pa.Array:
-        codes, words = _codes([word for one in self._tables for word in one.slots[name]])
+        codes, words = arrays.codes([word for one in self._tables for word in one.slots[name]])
         starts = np.cumsum(self._slots) - self._slots
-        return _dictionary(codes[starts[self._frame_of_row] + self._slot_of_row], words)
+        return arrays.dictionary(codes[starts[self._frame_of_row] + self._slot_of_row], words)
 
     def _words(self, name: str, spread: npt.NDArray[np.int64] | slice) -> pa.Array:
         columns = [one.words(name) for one in self._tables]
-        codes, words = _codes([word for column in columns for word in column.words])
+        codes, words = arrays.codes([word for column in columns for word in column.words])
         starts = np.cumsum([0, *(len(column.words) for column in columns)])
         lifted = [codes[start + column.codes] for start, column in zip(starts, columns, strict=False)]
-        return _dictionary(np.concatenate(lifted)[spread], words)
+        return arrays.dictionary(np.concatenate(lifted)[spread], words)
 
     def _generation(self) -> pa.Array:
-        numbers = [_number(one.constants["generation"]) for one in self._tables]
+        numbers = [arrays.number(one.constants["generation"]) for one in self._tables]
         return pa.array(numbers, pa.int64()).take(pa.array(self._frame_of_row))
-
-
-def _number(word: str) -> int | None:
-    return int(word) if word.isascii() and word.isdecimal() and len(word) <= 18 else None
-
-
-def _codes(values: Sequence[str]) -> tuple[npt.NDArray[np.int32], list[str]]:
-    """A code for each value, and the distinct values by code, in order of first use."""
-    words = {word: code for code, word in enumerate(dict.fromkeys(values))}
-    return np.fromiter(map(words.__getitem__, values), np.int32, len(values)), list(words)
-
-
-def _dictionary(codes: npt.NDArray[np.int32], words: Sequence[str]) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(words, pa.string()))
-
-
-def _known(values: npt.NDArray[Any], unknown: int) -> pa.Array:
-    return pa.array(values, mask=values == unknown)
-
-
-def _finite(values: npt.NDArray[Any]) -> pa.Array:
-    return pa.array(values, mask=np.isnan(values))
-
-
-def _texts(columns: Sequence[TextColumn]) -> pa.Array:
-    """Texts of many columns as one, from their buffers: the bytes are copied once and never decoded."""
-    lengths = np.concatenate([column.lengths for column in columns])
-    offsets = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    data = b"".join([column.data for column in columns])
-    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(data))
-
-
-def _hashes(rows: npt.NDArray[np.uint8]) -> pa.Array:
-    """SHA-256 sums; one of zeros only says that there is none."""
-    known = pa.py_buffer(np.packbits(rows.any(axis=1), bitorder="little"))
-    data = pa.py_buffer(np.ascontiguousarray(rows))
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(HASH_BYTES), len(rows), [known, data])
-
-
-def _flags(bits: npt.NDArray[Any]) -> pa.Array:
-    each = (bits[:, None] >> np.arange(len(FLAGS), dtype=np.uint32)) & 1
-    offsets = np.zeros(len(bits) + 1, np.int32)
-    np.cumsum(each.sum(axis=1), out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(FLAGS).take(pa.array(each.nonzero()[1])))
 
 
 def main(arguments: Sequence[str]) -> int:

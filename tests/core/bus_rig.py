@@ -126,6 +126,7 @@ class Rig:
             {
                 "image_width": [1] * rows, "image_height": [1] * rows, "image_format": ["PNG"] * rows,
                 "file_size": [1] * rows, "image_sha256": [bytes(32)] * rows, "processing_ms": [0.0] * rows,
+                "url": [""] * rows, "metadata": [""] * rows,
                 "caption": ["x"] * rows, "finish_reason": ["stop"] * rows, "prompt_tokens": [0] * rows,
                 "output_tokens": [0] * rows, "mean_logprob": [0.0] * rows, "seed": [0] * rows, "flags": [0] * rows,
             },

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cfbus.core.outcome import ImageFacts, WorkItem
 from cfbus.decoding import DecodePool
-from cfbus.engines.base import Engine, Read
+from cfbus.engines.base import Engine, Loaded, Read
 from cfbus.engines.describing import PaletteEngine
 from cfbus.engines.scripted import ScriptedEngine
 from cfbus.images import Limits
@@ -70,8 +70,8 @@ class Pictures:
         named = zip(shard.keys, shard.locators, strict=True)
         return [WorkItem(LEASE, shard.name, n, key, locator, tuple(PROMPTS)) for n, (key, locator) in enumerate(named)]
 
-    def read(self, item: WorkItem) -> bytes:
-        return self.source.read(item.shard, Item(item.index, item.key, item.locator))
+    def read(self, item: WorkItem) -> Loaded:
+        return Loaded(self.source.read(item.shard, Item(item.index, item.key, item.locator)).data)
 
 
 @pytest.fixture
@@ -129,10 +129,10 @@ def test_a_changed_spec_holds_for_later_items(kind: str, make: Make, pictures: P
 def test_close_is_prompt_and_fails_what_is_left(kind: str, make: Make) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    def never(item: WorkItem) -> bytes:
+    def never(item: WorkItem) -> Loaded:
         begun.set()
         go_on.wait(60)
-        return b""
+        return Loaded(b"")
 
     outcomes = Outcomes()
     engine = make(never, outcomes)
@@ -150,14 +150,14 @@ def test_close_is_prompt_and_fails_what_is_left(kind: str, make: Make) -> None:
 
 
 def test_close_without_work_is_quick(kind: str, make: Make) -> None:
-    engine = make(lambda item: b"", Outcomes())
+    engine = make(lambda item: Loaded(b""), Outcomes())
     began = time.monotonic()
     engine.close()
     assert time.monotonic() - began < 1
 
 
 def test_its_facts_say_that_it_is_no_model(make: Make, kind: str) -> None:
-    facts = make(lambda item: b"", Outcomes()).facts
+    facts = make(lambda item: Loaded(b""), Outcomes()).facts
     assert facts.engine == kind
     assert "not a vision-language model" in facts.model or "made-up" in facts.model
 

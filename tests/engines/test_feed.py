@@ -16,6 +16,7 @@ from engine_rig import items_of
 from cfbus.core.outcome import WorkItem
 from cfbus.decoding import CallError, DecodePool
 from cfbus.engines import feed
+from cfbus.engines.base import Loaded
 from cfbus.engines.feed import Fed, Feed
 from cfbus.errors import TryAgainError
 from cfbus.images import ImageError, Picture, Reason
@@ -26,6 +27,12 @@ LOUD = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadException
 
 class OddError(Exception):
     """One that nobody expects."""
+
+
+def as_it_is(loaded: Loaded) -> Callable[[Picture], Any]:
+    if loaded.data == b"bad column":
+        raise ReadError(ReadReason.MISSING_COLUMN, "It has no column.", "item")
+    return lambda picture: picture
 
 
 class FakePool:
@@ -77,6 +84,7 @@ EXPECTED = {
     "cancelled": ("decoder-down", "worker"),
     "pool closed": ("decoder-down", "worker"),
     "not picklable": ("engine-failed", "worker"),
+    "bad column": ("missing-column", "item"),
     "gone": ("vanished", "item"),
     "away": ("source-missing", "worker"),
     "broken": ("read-failed", "worker"),
@@ -88,7 +96,7 @@ EXPECTED = {
 class Rig:
     """A feed over a fake pool; ``deeds`` say what happens to the item of each index."""
 
-    def __init__(self, deeds: list[str], read: Callable[[WorkItem], bytes] | None = None) -> None:
+    def __init__(self, deeds: list[str], read: Callable[[WorkItem], Loaded] | None = None) -> None:
         self.deeds = deeds
         self.pool = FakePool()
         self.items = items_of(len(deeds))
@@ -96,11 +104,11 @@ class Rig:
         self.fed: list[Fed[Any]] = []
         self.feed: Feed[Any] = Feed(read or self.read, cast(DecodePool, self.pool), self.post)
 
-    def read(self, item: WorkItem) -> bytes:
+    def read(self, item: WorkItem) -> Loaded:
         deed = self.deeds[item.index]
         if deed in READS:
             raise READS[deed]
-        return deed.encode()
+        return Loaded(deed.encode())
 
     def post(self, fed: Fed[Any]) -> None:
         with self.state:
@@ -109,7 +117,7 @@ class Rig:
 
     def put_all(self) -> None:
         for item in self.items:
-            self.feed.put(item, lambda picture: picture)
+            self.feed.put(item, as_it_is)
 
     def wait_for(self, count: int) -> None:
         with self.state:
@@ -122,7 +130,7 @@ class Rig:
 
 
 @contextmanager
-def rig(deeds: list[str], read: Callable[[WorkItem], bytes] | None = None) -> Iterator[Rig]:
+def rig(deeds: list[str], read: Callable[[WorkItem], Loaded] | None = None) -> Iterator[Rig]:
     before = set(threading.enumerate())
     made = Rig(deeds, read)
     try:
@@ -159,11 +167,11 @@ def test_of_a_traceback_the_end_is_kept() -> None:
 def test_close_fails_what_is_left_and_nothing_comes_out_afterwards() -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    def read(item: WorkItem) -> bytes:
+    def read(item: WorkItem) -> Loaded:
         if item.index >= 2:
             begun.set()
             go_on.wait(30)
-        return b"hold" if item.index < 2 else b"fine"
+        return Loaded(b"hold" if item.index < 2 else b"fine")
 
     before = set(threading.enumerate())
     run = Rig(["fine"] * 40, read)
@@ -183,7 +191,7 @@ def test_close_fails_what_is_left_and_nothing_comes_out_afterwards() -> None:
     run.feed.close()
     assert len(run.fed) == 40
     with pytest.raises(RuntimeError):
-        run.feed.put(run.items[0], lambda picture: picture)
+        run.feed.put(run.items[0], as_it_is)
 
 
 def test_close_waits_for_a_post_in_progress() -> None:
@@ -197,9 +205,9 @@ def test_close_waits_for_a_post_in_progress() -> None:
         returned_early.append(not closing.is_alive())
 
     pool = FakePool()
-    made: Feed[Any] = Feed(lambda item: b"hold", cast(DecodePool, pool), post)
+    made: Feed[Any] = Feed(lambda item: Loaded(b"hold"), cast(DecodePool, pool), post)
     closing = threading.Thread(target=made.close)
-    made.put(items_of(1)[0], lambda picture: picture)
+    made.put(items_of(1)[0], as_it_is)
     with pool.state:
         assert pool.state.wait_for(lambda: bool(pool.held), 30)
     decoding = threading.Thread(target=pool.held[0].set_result, args=(b"",))
@@ -217,13 +225,13 @@ def test_reading_stops_when_too_many_bytes_wait_for_a_decoder(monkeypatch: pytes
     state = threading.Condition()
     read, most, decoded = 0, 0, 0
 
-    def hold(item: WorkItem) -> bytes:
+    def hold(item: WorkItem) -> Loaded:
         nonlocal read, most
         with state:
             read += 1
             most = max(most, read - decoded)
             state.notify_all()
-        return b"hold".ljust(400)
+        return Loaded(b"hold".ljust(400))
 
     bound = 2 + feed.READERS
     with rig(["hold"] * 30, hold) as run:
@@ -249,7 +257,7 @@ def test_one_file_of_any_size_may_go_alone(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_close_lets_readers_go_that_wait_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "AHEAD_BYTES", 10)
-    with rig(["hold"] * 8, lambda item: b"hold".ljust(9)) as run:
+    with rig(["hold"] * 8, lambda item: Loaded(b"hold".ljust(9))) as run:
         run.put_all()
         run.await_held(1)
     assert len(run.fed) == 8

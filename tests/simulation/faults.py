@@ -197,6 +197,8 @@ def _captions(shard: int, indices: list[int], slots: tuple[str, ...]) -> bytes:
             "file_size": [1] * rows,
             "image_sha256": [bytes(32)] * rows,
             "processing_ms": [0.0] * rows,
+            "url": [""] * rows,
+            "metadata": [""] * rows,
             "caption": texts,
             "finish_reason": ["stop"] * len(texts),
             "prompt_tokens": [0] * len(texts),

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from cfbus.errors import SourceError
 from cfbus.sources.base import Item, ListedShard, NothingKnown, ReadError, ReadReason, Source, label_of
-from cfbus.sources.folder import SUFFIXES, FolderSource
+from cfbus.sources.folder import FolderSource
+from cfbus.sources.suffixes import PICTURES
 
 NOTHING = NothingKnown()
 
@@ -25,6 +26,9 @@ NOTHING = NothingKnown()
 class Listed:  # a `Known` that remembers shards
     def __init__(self, shards: Iterable[ListedShard]) -> None:
         self.shards = list(shards)
+
+    def lists(self, shard: str) -> bool:
+        return any(one.name == shard for one in self.shards)
 
     def next_number(self, label: str) -> int:
         return sum(label_of(shard.name) == label for shard in self.shards)
@@ -68,14 +72,14 @@ def test_pictures_are_listed_in_a_fixed_order_and_read_back(tmp_path: Path) -> N
     assert shard.name == "photos-00000"
     assert shard.keys == ["a/y.jpeg", "a/z.PNG", "a.gif", "a0/k.avif", "b.jpg", "c/d/e.WebP"]
     assert shard.locators == [b""] * 6
-    assert [source.read(shard.name, item).decode() for item in items(shard)] == shard.keys
-    assert source.skipped == []
+    assert [source.read(shard.name, item).data.decode() for item in items(shard)] == shard.keys
+    assert source.left_out.things == []
 
 
 def test_every_suffix_counts_in_any_case(tmp_path: Path) -> None:
-    plant(tmp_path, *(f"x{suffix}" for suffix in SUFFIXES), *(f"y{suffix.upper()}" for suffix in SUFFIXES))
+    plant(tmp_path, *(f"x{suffix}" for suffix in PICTURES), *(f"y{suffix.upper()}" for suffix in PICTURES))
     plant(tmp_path, "x.jpg.txt", "jpg", "xjpg", "x.", "x.svg")
-    assert len(keys(FolderSource([tmp_path]))) == 2 * len(SUFFIXES)
+    assert len(keys(FolderSource([tmp_path]))) == 2 * len(PICTURES)
 
 
 def test_hidden_things_are_left_out(tmp_path: Path) -> None:
@@ -87,7 +91,9 @@ def test_a_store_is_not_entered(tmp_path: Path) -> None:
     plant(tmp_path, "a.jpg", "out/store.json", "out/x.jpg", "out/deep/y.jpg", "b/c.jpg")
     source = FolderSource([tmp_path])
     assert keys(source) == ["a.jpg", "b/c.jpg"]
-    assert [(skip.path, skip.reason) for skip in source.skipped] == [(str(tmp_path / "out"), "is a cfbus store")]
+    assert [(skip.path, skip.reason) for skip in source.left_out.things] == [
+        (str(tmp_path / "out"), "is a cfbus store")
+    ]
     with pytest.raises(SourceError, match="cfbus store"):
         FolderSource([tmp_path / "out"])
 
@@ -98,7 +104,7 @@ def test_shards_keep_their_bounds(tmp_path: Path) -> None:
     assert [len(s.keys) for s in FolderSource([tmp_path], max_locator_bytes=21).shards(NOTHING)] == [3, 3, 3, 1]
     source = FolderSource([plant(tmp_path, "a" * 50 + ".jpg")], max_locator_bytes=21)
     assert len(keys(source)) == 10
-    assert [skip.reason for skip in source.skipped] == ["its path is too long"]
+    assert [skip.reason for skip in source.left_out.things] == ["its path is too long"]
 
 
 NAMES = st.binary(min_size=1, max_size=12).filter(lambda name: not set(name) & set(b"\0/") and name[:1] != b".")
@@ -113,7 +119,7 @@ def test_any_names_have_distinct_readable_keys_and_are_read_back(
     plant(root, *(name + b".jpg" for name in names), *(b"in/" + name + b".jpg" for name in names))
     source = FolderSource([root], max_locator_bytes=100, shard_items=7)
     shards = list(source.shards(NOTHING))
-    read = {source.read(shard.name, item) for shard in shards for item in items(shard)}
+    read = {source.read(shard.name, item).data for shard in shards for item in items(shard)}
     assert read == {name + b".jpg" for name in names} | {b"in/" + name + b".jpg" for name in names}
     listed = [key for shard in shards for key in shard.keys]
     assert len(set(listed)) == len(listed) == len(read)
@@ -168,8 +174,8 @@ def test_roots_of_one_name_have_labels_of_their_own(tmp_path: Path) -> None:
     shards = list(source.shards(NOTHING))
     assert [shard.name for shard in shards] == ["my_photos-00000", "my_photos.2-00000", "my_photos.3-00000"]
     assert list(source.labels().values()) == [str(root) for root in roots]
-    assert [source.read(shard.name, items(shard)[0]) for shard in shards] == [b"same.jpg"] * 3
-    assert [source.read(shard.name, items(shard)[1]) for shard in shards] == [b"x.jpg", b"y.jpg", b"z.jpg"]
+    assert [source.read(shard.name, items(shard)[0]).data for shard in shards] == [b"same.jpg"] * 3
+    assert [source.read(shard.name, items(shard)[1]).data for shard in shards] == [b"x.jpg", b"y.jpg", b"z.jpg"]
     grown = FolderSource([*roots, plant(tmp_path / "n" / "my photos", "n.jpg")])
     assert [shard.name for shard in grown.shards(Listed(shards))] == ["my_photos.4-00000"]
 
@@ -184,7 +190,7 @@ def test_the_current_folder_has_its_own_name(tmp_path: Path, monkeypatch: pytest
     source = FolderSource([Path()])
     assert list(source.labels()) == ["here"]
     monkeypatch.chdir("/")
-    assert source.read("here-00000", Item(0, "a.jpg", b"")) == b"a.jpg"
+    assert source.read("here-00000", Item(0, "a.jpg", b"")).data == b"a.jpg"
 
 
 @pytest.mark.parametrize("second", ["p", "p/q", ".", "p/../p", "link"])
@@ -222,7 +228,7 @@ def test_one_barren_root_among_others_is_reported(tmp_path: Path) -> None:
     full, barren = plant(tmp_path / "full", "a.jpg"), plant(tmp_path / "barren", "a.txt")
     source = FolderSource([barren, full])
     assert keys(source) == ["a.jpg"]
-    assert [(skip.path, skip.reason) for skip in source.skipped] == [(str(barren), "holds no picture")]
+    assert [(skip.path, skip.reason) for skip in source.left_out.things] == [(str(barren), "holds no picture")]
 
 
 # -- links and other kinds
@@ -245,8 +251,8 @@ def linked(tmp_path: Path) -> Path:
 def test_links_are_left_out_reported_and_not_opened(tmp_path: Path) -> None:
     source = FolderSource([linked(tmp_path)])
     assert keys(source) == ["a.jpg", "d/b.jpg"]
-    assert source.skipped_count == 8
-    assert {skip.reason for skip in source.skipped} == {"is a link"}
+    assert source.left_out.count == 8
+    assert {skip.reason for skip in source.left_out.things} == {"is a link"}
     for path in ("in.jpg", "out.jpg", "dangling.jpg", "self.jpg", "d/up/a.jpg", "far/o.jpg", "far/sub/p.jpg"):
         assert refused(source, "root-00000", path) == (ReadReason.OUTSIDE, "item"), path
 
@@ -255,8 +261,8 @@ def test_followed_links_neither_loop_nor_multiply(tmp_path: Path) -> None:
     source = FolderSource([linked(tmp_path)], follow_links=True)
     (shard,) = source.shards(NOTHING)
     assert shard.keys == ["a.jpg", "d/b.jpg", "far/o.jpg", "far/sub/p.jpg", "in.jpg", "out.jpg"]
-    assert {skip.reason for skip in source.skipped} == {"is not a regular file"}
-    read = [source.read(shard.name, item) for item in items(shard)]
+    assert {skip.reason for skip in source.left_out.things} == {"is not a regular file"}
+    read = [source.read(shard.name, item).data for item in items(shard)]
     assert read == [b"a.jpg", b"d/b.jpg", b"o.jpg", b"sub/p.jpg", b"a.jpg", b"o.jpg"]
     assert refused(source, shard.name, "dangling.jpg") == (ReadReason.VANISHED, "item")
 
@@ -266,7 +272,7 @@ def test_a_root_may_itself_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
     source = FolderSource([tmp_path / "link"])
     (shard,) = source.shards(NOTHING)
-    assert source.read(shard.name, items(shard)[0]) == b"a.jpg"
+    assert source.read(shard.name, items(shard)[0]).data == b"a.jpg"
 
 
 def test_pipes_sockets_and_folders_named_like_pictures_do_not_hang(
@@ -280,7 +286,7 @@ def test_pipes_sockets_and_folders_named_like_pictures_do_not_hang(
         source = FolderSource([tmp_path])
         (shard,) = source.shards(NOTHING)
         assert shard.keys == ["a.jpg", "folder.jpg/b.jpg"]
-        assert [skip.reason for skip in source.skipped] == ["is not a regular file"] * 2
+        assert [skip.reason for skip in source.left_out.things] == ["is not a regular file"] * 2
         for name in ("pipe.jpg", "socket.jpg", "folder.jpg"):
             assert refused(source, shard.name, name) == (ReadReason.UNREADABLE, "item")
 
@@ -297,8 +303,8 @@ def test_a_folder_that_cannot_be_entered_is_skipped_and_reported(tmp_path: Path)
     os.close(here)
     source = FolderSource([tmp_path])
     assert keys(source) == ["a.jpg", "z.jpg"]
-    assert source.skipped_count == 1
-    assert source.skipped[0].reason == "cannot be read: File name too long"
+    assert source.left_out.count == 1
+    assert source.left_out.things[0].reason == "cannot be read: File name too long"
 
 
 @pytest.fixture
@@ -323,7 +329,7 @@ def test_what_may_not_be_read_is_this_hosts_fault(plain_user_folder: Path) -> No
     source = FolderSource([root])
     (shard,) = source.shards(NOTHING)
     assert shard.keys == ["a.jpg", "c.jpg"]
-    assert source.skipped[0].reason == "cannot be read: Permission denied"
+    assert source.left_out.things[0].reason == "cannot be read: Permission denied"
     assert refused(source, shard.name, "c.jpg") == (ReadReason.UNREADABLE, "worker")
     assert refused(source, shard.name, "secret/b.jpg") == (ReadReason.UNREADABLE, "worker")
     with pytest.raises(SourceError, match="Permission denied"):
@@ -369,7 +375,7 @@ def test_the_size_limit_is_exact(tmp_path: Path) -> None:
     plant(tmp_path / "r", "a.jpg")
     (tmp_path / "r" / "a.jpg").write_bytes(bytes(3_000_000))
     fitting = FolderSource([tmp_path / "r"], max_file_bytes=3_000_000)
-    assert len(fitting.read("r-00000", Item(0, "a.jpg", b""))) == 3 * 10**6
+    assert len(fitting.read("r-00000", Item(0, "a.jpg", b"")).data) == 3 * 10**6
     small = FolderSource([tmp_path / "r"], max_file_bytes=2_999_999)
     assert refused(small, "r-00000", "a.jpg") == (ReadReason.TOO_LARGE, "item")
 
@@ -385,7 +391,7 @@ def test_reading_leaks_no_descriptors_and_stands_threads(tmp_path: Path) -> None
 
     def reads() -> None:
         for _ in range(100):
-            if source.read("r-00000", Item(0, "d/e/a.jpg", b"")) != b"d/e/a.jpg":
+            if source.read("r-00000", Item(0, "d/e/a.jpg", b"")).data != b"d/e/a.jpg":
                 wrong.append(1)
             for path in (b"d/e/gone.jpg", b"d/gone/a.jpg", b"d/e/a.jpg/x.jpg"):
                 with contextlib.suppress(ReadError):

@@ -19,6 +19,9 @@ class Listed:
             self._numbers[label] = self._numbers.get(label, 0) + 1
             self._keys |= {(label, key) for key in shard.keys}
 
+    def lists(self, shard: str) -> bool:
+        return label_of(shard) in self._numbers
+
     def next_number(self, label: str) -> int:
         return self._numbers.get(label, 0)
 
@@ -33,7 +36,7 @@ def test_items_are_numbered_and_cut_into_shards() -> None:
     assert [len(shard.keys) for shard in shards] == [4, 4, 2]
     assert shards[2].keys == ["item-00000008", "item-00000009"]
     assert all(shard.locators == [b""] * len(shard.keys) for shard in shards)
-    assert source.read("scripted-00001", Item(0, "item-00000004", b"")) == b""
+    assert source.read("scripted-00001", Item(0, "item-00000004", b"")).data == b""
 
 
 def test_more_items_come_in_new_shards() -> None:

@@ -62,7 +62,8 @@ def captions(items: int, text: str = "a bird") -> Table:
         {
             "image_width": [64] * items, "image_height": [48] * items, "image_format": ["JPEG"] * items,
             "file_size": [1000] * items, "image_sha256": [bytes([item % 256]) * 32 for item in range(items)],
-            "processing_ms": [1.5] * items, "caption": rows, "finish_reason": ["stop"] * items,
+            "processing_ms": [1.5] * items, "url": [""] * items, "metadata": [""] * items,
+            "caption": rows, "finish_reason": ["stop"] * items,
             "prompt_tokens": [3] * items, "output_tokens": [4] * items, "mean_logprob": [-0.5] * items,
             "seed": [7] * items, "flags": [0] * items,
         },

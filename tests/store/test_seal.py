@@ -58,6 +58,7 @@ float32 = st.floats(width=32)
 ITEM_COLUMNS = {
     "image_width": int32, "image_height": int32, "image_format": word, "file_size": int64,
     "image_sha256": st.sampled_from([bytes(32), bytes(range(32)), bytes(31) + b"\x01"]), "processing_ms": float32,
+    "url": text, "metadata": text,
 }  # fmt: skip
 CAPTION_COLUMNS = {
     "caption": text, "finish_reason": word, "prompt_tokens": int32, "output_tokens": int32,
@@ -140,6 +141,8 @@ def unknown(name: str, value: Any) -> bool:
         return bool(value == NO_SEED)
     if isinstance(value, float):
         return math.isnan(value)
+    if name in ("url", "metadata"):
+        return bool(value == "")
     if name == "image_sha256":
         return bool(value == bytes(32))
     return isinstance(value, int) and value == NO_INT
