@@ -77,7 +77,7 @@ def _say_left_out(report: Report, say: Callable[[str], None]) -> None:
     else:
         say(f"{plural(left.count, 'thing')} left out of the listing, as it should be:")
     for thing in things[:SHOWN_FAILURES]:
-        say(f"  {display(thing.path, 60)}: {display(thing.reason, 200)}")
+        say(f"  {display(thing.path, 300)}: {display(thing.reason, 200)}")
     if len(things) > SHOWN_FAILURES:
         say("  …")
     say(f"All of them: {report.out / NAME}" + ("; mend them and run the same command again" if left.grave else ""))

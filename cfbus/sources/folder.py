@@ -214,8 +214,9 @@ class FolderSource:
         kinds = ", ".join(f"{name or 'no suffix'} {count}" for name, count in self._others.most_common(5))
         seen = f"{others} other files ({kinds})" if others else "no other files"
         left = "".join(f" {skip.path} {skip.reason}." for skip in self.left_out.things[:3])
+        out = f"; {self.left_out.count} things were left out" if self.left_out.count else ""
         return SourceError(
-            f"{names}: no picture found, but {seen}; {self.left_out.count} things were left out.{left}",
+            f"{names}: no picture found, but {seen}{out}.{left}",
             _TARS_HINT if self._others[".tar"] else f"Pictures are known by their suffix: {' '.join(PICTURES)}.",
         )
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -32,6 +33,7 @@ from cfbus.sources.base import LeftOut, free_label, shown
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 MAX_FILES: Final = 1_000_000
 MAX_NAME_BYTES: Final = 400
+_RANGE: Final = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 _MAGIC: Final = frozenset("*?[{")
 
 
@@ -137,6 +139,10 @@ def _root(pattern: str) -> str:
 
 
 def _braces(pattern: str) -> Iterator[str]:
+    # The library makes all numbers of a range at once, so they are counted first.
+    for first, last in _RANGE.findall(pattern):
+        if len(first) + len(last) > 30 or abs(int(last) - int(first)) >= MAX_FILES:
+            raise SourceError(f"{shown(os.fsencode(pattern))}: more than {MAX_FILES} files.", "Name fewer at once.")
     try:
         yield from braceexpand.braceexpand(pattern)
     except ValueError as error:

@@ -106,7 +106,7 @@ def _walk(file: IO[bytes], limit: int, *, packed: bool) -> Iterator[Member]:
             tar.members = []  # type: ignore[attr-defined]  # it would keep them all
             count += 1
             _check_place(info, tar.offset, end, count)
-            end = info.offset_data + (info.size if info.isreg() else 0)
+            end = tar.offset
             if end > limit:
                 raise BadTarError(_beyond(info, packed=packed))
             if not info.isdir():

@@ -262,3 +262,31 @@ def test_what_decoding_children_import_is_small() -> None:
     loaded = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
     assert "PIL" in loaded
     assert not {"zmq", "pyarrow", "msgpack", "pydantic", "structlog", "yaml"} & set(loaded)
+
+
+@pytest.mark.parametrize(("policy", "said"), [("fail", None), ("skip", ""), ("empty", "A ")])
+def test_columns_reach_the_prompts_and_what_is_kept_reaches_the_rows(
+    pool: DecodePool, pictures: Pictures, policy: str, said: str | None
+) -> None:
+    items = [item._replace(slots=("short", "tags")) for item in pictures.draw(2)]
+    columns: list[dict[str, object]] = [{"form": "in one short sentence"}, {}]
+
+    def read(item: WorkItem) -> Loaded:
+        return Loaded(pictures.read(item).data, columns[item.index], "http://x", '{"n": 1}')
+
+    outcomes = Outcomes()
+    engine = PaletteEngine(read, pool, outcomes.post)
+    spec = spec_of("palette", {"short": "Describe it {column:form}, short.", "tags": "tags"})
+    engine.use(spec.model_copy(update={"missing_column": policy}))
+    engine.submit(items)
+    found = outcomes.wait_for(2)
+    engine.close()
+    assert (found[0].url, found[0].metadata) == ("http://x", '{"n": 1}')
+    assert found[0].captions[0].text.startswith("A ")
+    if said is None:
+        assert blame(found[1]) == ("missing-column", "item")
+        return
+    short, tags = found[1].captions
+    assert short.text.startswith(said)
+    assert tags.text
+    assert (short.finish_reason, short.flags) == (("skipped", 1) if policy == "skip" else ("stop", 0))
