@@ -80,6 +80,20 @@ class Memory(Figures):
     seconds: float
 
 
+class Listing(Figures):
+    """A source that lists; ``bare_seconds`` is the least that there is to do, ``more_mib`` the memory that it took."""
+
+    kind: str
+    items: int
+    seconds: float
+    cpu_seconds: float
+    first_shard_seconds: float
+    bare_seconds: float
+    more_mib: float
+    run_first_lease_seconds: float | None = None
+    run_listed_seconds: float | None = None
+
+
 class Package(Figures):
     name: str
     version: str
@@ -91,6 +105,7 @@ class Extras(Figures):
 
     core: Core
     memory: Sequence[Memory]
+    listings: Sequence[Listing] = ()
     help_seconds: Sequence[float]
     packages: Sequence[Package]
 

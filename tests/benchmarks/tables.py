@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TypeAlias
 
-from benchmarks.figures import ByProcess, Extras, Limit, Memory, Package, Report, Run
+from benchmarks.figures import ByProcess, Extras, Limit, Listing, Memory, Package, Report, Run
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 MIB = 1 << 20
@@ -120,6 +120,7 @@ def _extras(extras: Extras) -> list[str]:
         ),
         "What it takes to know what is done, in a pass of which a share is done in scattered ranges:",
         table([["items", "done", "ranges of", "ranges", "MiB", "bytes a range"], *map(_memory, extras.memory)]),
+        *_listings(extras.listings),
         f"`cfbus --help` takes {spread(extras.help_seconds, '.2f')} seconds.",
         f"`pip install cfbus` brings {total:.0f} MiB, of which:",
         table([["package", "version", "MiB"], *(_package(one) for one in extras.packages if one.mib >= SHOWN_MIB)]),
@@ -129,6 +130,29 @@ def _extras(extras: Extras) -> list[str]:
 def _memory(case: Memory) -> list[str]:
     counts = [f"{case.items:,}", f"{case.share:.0%}", str(case.length), f"{case.ranges:,}"]
     return [*counts, f"{case.mib:.1f}", f"{case.bytes_per_range:.0f}"]
+
+
+def _listings(listings: Sequence[Listing]) -> list[str]:
+    if not listings:
+        return []
+    head = [
+        "", "items", "items a second", "CPU µs an item", "times the least", "s to the first shard", "MiB more",
+        "`cfbus run`: s to the first lease", "s until all is listed",
+    ]  # fmt: skip
+    rows = [
+        [
+            one.kind, f"{one.items:,}", f"{one.items / one.seconds:,.0f}", f"{one.cpu_seconds / one.items * 1e6:.1f}",
+            f"{one.seconds / one.bare_seconds:.1f}", f"{one.first_shard_seconds:.2f}", f"{one.more_mib:.0f}",
+            _seconds(one.run_first_lease_seconds), _seconds(one.run_listed_seconds),
+        ]
+        for one in listings
+    ]  # fmt: skip
+    least = "The least is a bare `os.scandir` for a folder, and reading all bytes for a tar."
+    return [f"Listing a source, its files in the page cache. {least}", table([head, *rows])]
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _package(package: Package) -> list[str]:
