@@ -24,7 +24,7 @@ import pyarrow as pa
 from pydantic.fields import FieldInfo
 from wording import Meanings, Names, PageError, Row, cell, code, number, sections, table, type_of
 
-from cfbus import config, config_types, errors
+from cfbus import config, config_types, config_vllm, errors
 from cfbus.bus import columns, fields, messages, wire
 from cfbus.bus.columns import LAYOUTS, Layout
 from cfbus.bus.fields import Message, Part, Role
@@ -191,7 +191,7 @@ def _default(value: object) -> str:
     if isinstance(value, bool):
         return code("true" if value else "false")
     if isinstance(value, Mapping):
-        return ", ".join(f"`{name}: {slot.prompt}`" for name, slot in value.items())
+        return ", ".join(f"`{name}: {getattr(each, 'prompt', each)}`" for name, each in value.items()) or "none"
     if value is None or value == ():
         return "none"
     return "empty" if value == "" else code(value)
@@ -202,6 +202,7 @@ CONFIG_TYPES: Names = [
     (config_types.Line, "one line of text"),
     (config_types.Endpoint, "address, `tcp://HOST:PORT`"),
     (config_types.SlotName, "slot name"),
+    (config_vllm.Modality, "`image`, `video` or `audio`"),
 ]
 
 
@@ -220,8 +221,9 @@ def _config_rows(section: type[Section], path: tuple[str, ...]) -> Iterator[Row]
         own = getattr(hints[name], "__metadata__", ())
         kind = type_of(hints[name], CONFIG_TYPES, [each for each in info.metadata if each not in own])
         yield (code(shown), kind, default, code(ENV_PREFIX + "__".join(here).upper()), info.description or "")
-        if get_origin(info.annotation) is Mapping:
-            yield from _config_rows(get_args(info.annotation)[1], (*here, "NAME"))
+        inside = get_args(info.annotation)[1] if get_origin(info.annotation) is Mapping else None
+        if isinstance(inside, type) and issubclass(inside, Section):
+            yield from _config_rows(inside, (*here, "NAME"))
 
 
 def _configuration() -> str:
