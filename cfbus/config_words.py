@@ -147,8 +147,6 @@ class ModelSchema:
         kind = self.kind(path)
         if kind is None:
             return False
-        if get_origin(kind.annotation) is tuple:  # a text alone may stand for a list of one
-            return Kind.of(get_args(kind.annotation)[0]).annotation is str
         return kind.annotation in (str, Path) or bool(kind.section and kind.section.short_form)
 
     def is_path(self, path: KeyPath) -> bool:

@@ -24,7 +24,7 @@ import pyarrow as pa
 from pydantic.fields import FieldInfo
 from wording import Meanings, Names, PageError, Row, cell, code, number, sections, table, type_of
 
-from cfbus import config, config_types, config_vllm, errors
+from cfbus import config, config_dataset, config_types, config_vllm, errors
 from cfbus.bus import columns, fields, messages, wire
 from cfbus.bus.columns import LAYOUTS, Layout
 from cfbus.bus.fields import Message, Part, Role
@@ -32,6 +32,8 @@ from cfbus.bus.messages import BY_TAG, MAY_SEND
 from cfbus.config_overlay import ENV_PREFIX
 from cfbus.config_words import Section
 from cfbus.store.schema import DESCRIPTIONS, SCHEMAS
+from cfbus.tools import captionflow_keys
+from cfbus.tools.captionflow_keys import SOURCES as KINDS_THERE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -297,10 +299,32 @@ def _layers() -> str:
     return table(("modules", "what they are"), shown)
 
 
+def _captionflow() -> str:
+    """Keys of CaptionFlow; those of which the same is to be said share a row."""
+    together: dict[str, dict[tuple[str, str, str], list[str]]] = {}
+    for row in captionflow_keys.ROWS.values():
+        component, _, key = row.key.partition(".")
+        said = (code(row.ours) if row.ours else "", row.fate.value, row.why)
+        together.setdefault(component, {}).setdefault(said, []).append(key)
+    head = ("there", "here", "fate", "remark")
+    tables = {
+        component: table(head, [(", ".join(map(code, keys)), *said) for said, keys in rows.items()])
+        for component, rows in together.items()
+    }
+    return sections("###", ((code(component), body) for component, body in tables.items()))
+
+
+def _captionflow_sources() -> str:
+    here = get_args(config_dataset.Dataset.model_fields["source"].annotation)
+    rows = [(code(kind), code(source) if source in here else "not yet") for kind, (source, _) in KINDS_THERE.items()]
+    return table(("there", "here"), rows)
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "messages": _messages, "types": _types, "fields": _fields, "parts": _parts, "roles": _roles,
     "payloads": _payloads, "limits": _limits, "timers": _timers, "parquet": _parquet, "configuration": _configuration,
     "exit-codes": _exit_codes, "verbs": _verbs, "options": _options, "layers": _layers,
+    "captionflow": _captionflow, "captionflow-sources": _captionflow_sources,
 }  # fmt: skip
 
 

@@ -38,12 +38,14 @@ def refused(text: str, *sets: str) -> str:
 def test_a_section_as_people_write_it() -> None:
     vllm = written(
         "vllm:\n  model: a/b\n  dtype: float16\n  max_model_len: 16384\n  limit_mm_per_prompt: {image: 2}\n"
-        "  sampling: {temperature: 0, top_k: -1, stop: no, seed: 7}\n"
+        "  sampling: {temperature: 0, top_k: -1, stop: [no], seed: 7}\n"
     ).config.vllm
     assert (vllm.model, vllm.dtype, vllm.max_model_len, vllm.max_num_seqs) == ("a/b", "float16", 16384, None)
     assert vllm.limit_mm_per_prompt == {"image": 2}
     assert (vllm.sampling.temperature, vllm.sampling.stop, vllm.sampling.seed) == (0, ("no",), 7)
     assert vllm.engine_arguments == {}
+    assert written("", "vllm.sampling.stop=[a, b]").config.vllm.sampling.stop == ("a", "b")
+    assert written("", "vllm.sampling.stop=END").config.vllm.sampling.stop == ("END",)
     assert vllm.trust_remote_code is False
 
 
