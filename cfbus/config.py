@@ -15,15 +15,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import ErrorDetails
 
-from cfbus.config_captions import Captions
+from cfbus.config_captions import ENGINES, ONLY_FOR, Captions
 from cfbus.config_dataset import Dataset
 from cfbus.config_file import Problem, Tree, discover, read_file
 from cfbus.config_overlay import Option, overlay_environment, overlay_sets
 from cfbus.config_sections import Admin, Broker, Storage, Worker, Writer
+from cfbus.config_vllm import Vllm
 from cfbus.config_words import ModelSchema, Section, commented
 from cfbus.errors import ConfigError
 from cfbus.logs import display
@@ -34,11 +36,29 @@ class Config(Section):
 
     dataset: Dataset = Field(default_factory=Dataset, description="What is captioned.")
     storage: Storage = Field(default_factory=Storage, description="Where captions are kept.")
+    vllm: Vllm = Field(
+        default_factory=Vllm,
+        description="The vLLM engine. Any other key here is an argument of vLLM's engine, passed on as written.",
+    )
     captions: Captions = Field(default_factory=Captions, description="What is written about each image.")
     broker: Broker = Field(default_factory=Broker, description="The broker: grants leases, knows the keys.")
     writer: Writer = Field(default_factory=Writer, description="The writer: makes captions durable.")
     worker: Worker = Field(default_factory=Worker, description="A worker: one GPU daemon.")
     admin: Admin = Field(default_factory=Admin, description="For cfbus-admin and for monitors.")
+
+    @field_validator("captions", mode="wrap")
+    @classmethod
+    def _slots_or_prompts(cls, given: object, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Captions:
+        prompts = info.data["vllm"].inference_prompts if "vllm" in info.data else None
+        if isinstance(given, Captions):
+            given = given.model_dump(exclude_unset=True)
+        if not prompts or not (given is None or isinstance(given, Mapping)):
+            return cast(Captions, validate(given))
+        if given and "slots" in given:
+            raise ValueError("slots and vllm.inference_prompts say the same; keep captions.slots, remove the other")
+        captions = cast(Captions, validate({**(given or {}), "slots": prompts}))
+        captions.model_fields_set.discard("slots")  # still a default: it changes when the prompts change
+        return captions
 
     @field_validator("broker", mode="after")
     @classmethod
@@ -110,6 +130,27 @@ def _problem(tree: Tree, error: ErrorDetails, name: str) -> Problem:
     known = (path[:length] for length in range(len(path), 0, -1))
     where = next((tree.origins[each].where for each in known if each in tree.origins), name)
     return Problem(where, sentence)
+
+
+def check_effects(loaded: Loaded) -> None:
+    """Raises ConfigError for what the command line says to an engine other than the one that is configured.
+
+    In a file such keys may wait for their engine; who types one now expects it to do something.
+    """
+    engine = loaded.config.captions.engine
+    idle: dict[str, str] = {}
+    mend = ""
+    for key, said in loaded.origins.items():
+        owner = next((each for path, each in ONLY_FOR.items() if f"{key}.".startswith(".".join(path) + ".")), engine)
+        if owner == engine or not said.startswith("--") or key.startswith("vllm.inference_prompts"):
+            continue
+        if any(below.startswith(f"{key}.") for below in loaded.origins):  # a section; its keys are told
+            continue
+        by = loaded.origins.get("captions.engine", "the default")
+        idle[said] = f"{said}: only the engine {owner} reads {key}; captions.engine is {engine} ({by})."
+        mend = f"Choose --set captions.engine={owner}, or leave this out." if owner in ENGINES else "Leave this out."
+    if idle:
+        raise ConfigError("\n".join(idle.values()), mend)
 
 
 def write_commented(config: Config, folder: Path, sections: Sequence[str] = SECTIONS) -> str:

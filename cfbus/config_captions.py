@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
 from annotated_types import Len
 from pydantic import Field, model_validator
 
+from cfbus.config_file import KeyPath
 from cfbus.config_types import Number, SlotName, Whole
 from cfbus.config_words import Section
 
 MAX_SLOTS = 16
 MAX_PROMPT = 8192
 MAX_PROMPTS = 32 * 1024
+
+Engine: TypeAlias = Literal["palette", "scripted"]
+"""Which engines there are: this is the one place that decides it."""
+
+ENGINES: tuple[str, ...] = get_args(Engine)
+
+ONLY_FOR: Mapping[KeyPath, str] = {("captions", "scripted"): "scripted", ("vllm",): "vllm"}
+"""Sections that one engine alone reads."""
 
 
 class Slot(Section):
@@ -36,7 +45,7 @@ class Scripted(Section):
 
 
 class Captions(Section):
-    engine: Literal["palette", "scripted"] = Field(
+    engine: Engine = Field(
         default="palette",
         description="What writes captions: 'palette' describes size, light and colours and needs no GPU"
         " (it is no vision-language model); 'scripted' is for tests and benchmarks.",

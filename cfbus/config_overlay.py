@@ -51,7 +51,7 @@ def overlay_sets(tree: Tree, overrides: Sequence[str | Option], schema: Schema, 
     """Lays options and the ``a.b=c`` of ``--set`` over the tree; of several for one key the last wins."""
     for override in overrides:
         if isinstance(override, Option):
-            _lay(tree, override.path, override.text, Origin(display(override.said, 80), cwd), schema)
+            _lay(tree, override.path, override.text, Origin(display(override.said, 200), cwd), schema)
             continue
         name, equals, text = override.partition("=")
         origin = Origin(f"--set {display(name.strip(), 80)}", cwd)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, ClassVar, Literal, Union, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -50,13 +51,18 @@ class Kind:
 
     annotation: object
     bounds: tuple[object, ...] = ()
+    optional: bool = False
 
     @classmethod
     def of(cls, annotation: object, bounds: Sequence[object] = ()) -> Kind:
+        optional = get_origin(annotation) is UnionType or get_origin(annotation) is Union
+        if optional:
+            annotation, nothing = get_args(annotation)
+            assert nothing is NoneType, annotation
         if get_origin(annotation) is Annotated:
             annotation, *more = get_args(annotation)
             bounds = [*bounds, *more]
-        return cls(annotation, tuple(_flat(bounds)))
+        return cls(annotation, tuple(_flat(bounds)), optional)
 
     @property
     def section(self) -> type[Section] | None:
@@ -79,6 +85,9 @@ class Kind:
 
     def accepted(self) -> str:
         """What may stand here, as the end of "… is not …"."""
+        return self._accepted() + (", or nothing (null)" if self.optional else "")
+
+    def _accepted(self) -> str:
         if self.section is not None:
             text = "a text or " if self.section.short_form else ""
             return f"{text}a section with the keys {', '.join(self.section.model_fields)}"
@@ -98,7 +107,7 @@ class Kind:
         high = [_bound(each) for each in self.bounds if isinstance(each, _HIGHEST)]
         if low and high:
             return before + between.format(low[-1], high[-1]) + after
-        return ""
+        return f"{before}at most {high[-1]}{after}" if high else ""
 
 
 _LOWEST = (annotated_types.Ge, annotated_types.MinLen)
@@ -228,6 +237,8 @@ def _key_lines(section: Section, implied: Section, name: str, folder: Path) -> l
     if isinstance(value, Section):
         keys = type(value).model_fields
         body = [line for key in keys for line in _key_lines(value, other, key, folder)]
+        for key, more in (value.model_extra or {}).items():
+            body += _entries(key, _plain(more, folder))
         return [*comment, f"{name}:", *(f"  {line}" for line in body)]
     entries = _entries(name, _plain(value, folder))
     if name not in section.model_fields_set and value == other:
@@ -249,7 +260,7 @@ def _plain(value: object, folder: Path) -> Value:
         return {name: _plain(getattr(value, name), folder) for name in names}
     if isinstance(value, Mapping):
         return {str(key): _plain(each, folder) for key, each in value.items()}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_plain(each, folder) for each in value]
     if isinstance(value, Path):
         inside = str(value.relative_to(folder)) if value.is_relative_to(folder) else "~"

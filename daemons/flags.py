@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Start:
 
     config: config.Config
     family: Family
+    origins: Mapping[str, str]
+    """For each key that was given, by whom (``cfbus.yaml:12``), for what is only found wrong later."""
 
 
 def common_flags(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,8 +49,9 @@ def start(component: str, serve: Callable[[Start], int], overrides: list[Option]
         logs.setup(component, common["log_level"], common["log_json"])
         wanted = [*common["overrides"], *overrides]
         loaded = config.load(component, common["config_file"], wanted, os.environ)
+        config.check_effects(loaded)
         logs.get_logger().info("config.loaded", path=str(loaded.path or "defaults"))
-        return serve(Start(loaded.config, Family(common["ready_fd"], common["parent_fd"])))
+        return serve(Start(loaded.config, Family(common["ready_fd"], common["parent_fd"]), loaded.origins))
 
     return last_frame(command)
 

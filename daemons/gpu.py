@@ -35,6 +35,15 @@ DRAIN_SECONDS = 20.0
 """After being asked to stop: so long for what is in flight and unacked; then it goes to the spool. Without a broker
 there is no ack to wait for."""
 
+FLAGS = {
+    "--server": "worker.server",
+    "--name": "worker.name",
+    "--gpu-id": "worker.gpu_id",
+    "--batch-size": "worker.concurrency",
+    "--model": "vllm.model",
+    "--precision": "vllm.dtype",
+}
+
 
 class GpuDaemon:
     """The worker's shell: carries out what its core decides."""
@@ -203,15 +212,19 @@ class GpuDaemon:
 @click.option("--name", help="What this worker is called on screens.")
 @click.option("--gpu-id", type=int, help="The GPU of this worker; one process for each.")
 @click.option("--spool-dir", type=click.Path(path_type=Path), help="The folder for unacknowledged results.")
-def command(server: str | None, name: str | None, gpu_id: int | None, spool_dir: Path | None, **common: object) -> None:
+@click.option(
+    "--batch-size",
+    type=int,
+    help="How many images are in flight at the same time. None waits for the others: each comes and goes by itself.",
+)
+@click.option("--model", help="The model of the vLLM engine: a name on the Hugging Face hub, or the path of a folder.")
+@click.option("--precision", help="What the vLLM engine computes with: auto, bfloat16, float16 or float32.")
+def command(spool_dir: Path | None, **given: object) -> None:
     """A worker: leases images, captions them, and pushes the captions to the broker."""
-    overrides = [
-        *override("--server", "worker.server", server),
-        *override("--name", "worker.name", name),
-        *override("--gpu-id", "worker.gpu_id", gpu_id),
-        *override("--spool-dir", "worker.spool_dir", spool_dir.absolute() if spool_dir else None),
-    ]
-    sys.exit(start("gpu", lambda begin: GpuDaemon(begin).serve(), overrides, common))
+    overrides = override("--spool-dir", "worker.spool_dir", spool_dir.absolute() if spool_dir else None)
+    for said, key in FLAGS.items():
+        overrides += override(said, key, given.pop(said.removeprefix("--").replace("-", "_")))
+    sys.exit(start("gpu", lambda begin: GpuDaemon(begin).serve(), overrides, given))
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ import pyarrow as pa
 from pydantic.fields import FieldInfo
 from wording import Meanings, Names, PageError, Row, cell, code, number, sections, table, type_of
 
-from cfbus import config, config_types, errors
+from cfbus import config, config_dataset, config_types, config_vllm, errors
 from cfbus.bus import columns, fields, messages, wire
 from cfbus.bus.columns import LAYOUTS, Layout
 from cfbus.bus.fields import Message, Part, Role
@@ -32,6 +32,8 @@ from cfbus.bus.messages import BY_TAG, MAY_SEND
 from cfbus.config_overlay import ENV_PREFIX
 from cfbus.config_words import Section
 from cfbus.store.schema import DESCRIPTIONS, SCHEMAS
+from cfbus.tools import captionflow_keys
+from cfbus.tools.captionflow_keys import SOURCES as KINDS_THERE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -191,7 +193,7 @@ def _default(value: object) -> str:
     if isinstance(value, bool):
         return code("true" if value else "false")
     if isinstance(value, Mapping):
-        return ", ".join(f"`{name}: {slot.prompt}`" for name, slot in value.items())
+        return ", ".join(f"`{name}: {getattr(each, 'prompt', each)}`" for name, each in value.items()) or "none"
     if value is None or value == ():
         return "none"
     return "empty" if value == "" else code(value)
@@ -202,6 +204,7 @@ CONFIG_TYPES: Names = [
     (config_types.Line, "one line of text"),
     (config_types.Endpoint, "address, `tcp://HOST:PORT`"),
     (config_types.SlotName, "slot name"),
+    (config_vllm.Modality, "`image`, `video` or `audio`"),
 ]
 
 
@@ -220,8 +223,9 @@ def _config_rows(section: type[Section], path: tuple[str, ...]) -> Iterator[Row]
         own = getattr(hints[name], "__metadata__", ())
         kind = type_of(hints[name], CONFIG_TYPES, [each for each in info.metadata if each not in own])
         yield (code(shown), kind, default, code(ENV_PREFIX + "__".join(here).upper()), info.description or "")
-        if get_origin(info.annotation) is Mapping:
-            yield from _config_rows(get_args(info.annotation)[1], (*here, "NAME"))
+        inside = get_args(info.annotation)[1] if get_origin(info.annotation) is Mapping else None
+        if isinstance(inside, type) and issubclass(inside, Section):
+            yield from _config_rows(inside, (*here, "NAME"))
 
 
 def _configuration() -> str:
@@ -295,10 +299,32 @@ def _layers() -> str:
     return table(("modules", "what they are"), shown)
 
 
+def _captionflow() -> str:
+    """Keys of CaptionFlow; those of which the same is to be said share a row."""
+    together: dict[str, dict[tuple[str, str, str], list[str]]] = {}
+    for row in captionflow_keys.ROWS.values():
+        component, _, key = row.key.partition(".")
+        said = (code(row.ours) if row.ours else "", row.fate.value, row.why)
+        together.setdefault(component, {}).setdefault(said, []).append(key)
+    head = ("there", "here", "fate", "remark")
+    tables = {
+        component: table(head, [(", ".join(map(code, keys)), *said) for said, keys in rows.items()])
+        for component, rows in together.items()
+    }
+    return sections("###", ((code(component), body) for component, body in tables.items()))
+
+
+def _captionflow_sources() -> str:
+    here = get_args(config_dataset.Dataset.model_fields["source"].annotation)
+    rows = [(code(kind), code(source) if source in here else "not yet") for kind, (source, _) in KINDS_THERE.items()]
+    return table(("there", "here"), rows)
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "messages": _messages, "types": _types, "fields": _fields, "parts": _parts, "roles": _roles,
     "payloads": _payloads, "limits": _limits, "timers": _timers, "parquet": _parquet, "configuration": _configuration,
     "exit-codes": _exit_codes, "verbs": _verbs, "options": _options, "layers": _layers,
+    "captionflow": _captionflow, "captionflow-sources": _captionflow_sources,
 }  # fmt: skip
 
 

@@ -19,6 +19,14 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _PROMPTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+_SAMPLING = st.fixed_dictionaries(
+    {}, optional={"seed": st.none() | st.integers(0, 9), "stop": st.lists(st.sampled_from(["no", "\n"]), max_size=2)}
+)
 _CONFIGS = st.fixed_dictionaries(
     {},
     optional={
@@ -33,6 +41,9 @@ _CONFIGS = st.fixed_dictionaries(
         ),
         "worker": st.fixed_dictionaries(
             {}, optional={"gpu_id": st.integers(0, 9), "name": st.sampled_from(["007", "é"])}
+        ),
+        "vllm": st.fixed_dictionaries(
+            {}, optional={"model": st.sampled_from(["a/b", "007"]), "kv_cache_dtype": _VALUES, "sampling": _SAMPLING}
         ),
         "broker": st.fixed_dictionaries({}, optional={"port": st.integers(0, 7000), "key_file": st.just("/f/k")}),
     },

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -21,19 +22,23 @@ from cfbus.runtime import last_frame
 from cfbus.sources.base import NothingKnown
 from cfbus.sources.opening import open_source
 from cfbus.store.durable import disk_errors, new_file, publish
-from cfbus.tools import keyring
+from cfbus.tools import captionflow, keyring
 from cfbus.tools.local import KEY_FILES
 from cfbus.tools.screen import answer
 
 ROLES = {"writer": Role.WRITER, "gpu-0": Role.WORKER, "admin": Role.ADMIN}
+PEERS = ("writer", "worker", "admin")
 NO_FILE = Path(os.devnull)
 """A new bus begins with the defaults, whatever configuration lies about where it is made."""
 
 
-def initialise(folder: Path, images: tuple[Path, ...], overrides: tuple[str, ...]) -> Path:
+def initialise(
+    folder: Path, images: tuple[Path, ...], overrides: tuple[str, ...], converted: Sequence[Option] = ()
+) -> Path:
     """Write FOLDER/cfbus.yaml and the keys; returns the configuration's path. What is there is never changed.
 
-    Raises ``UsageError`` and its kind before anything is written, if something is wrong with what was asked.
+    ``converted`` are settings from elsewhere; what was typed counts more. Raises ``UsageError`` and its kind before
+    anything is written, if something is wrong with what was asked.
     """
     folder = folder.absolute()
     problem = folder_problem(folder)
@@ -43,13 +48,14 @@ def initialise(folder: Path, images: tuple[Path, ...], overrides: tuple[str, ...
     with disk_errors(path):
         if path.exists():
             raise UsageError(f"{path} is there already.", "Edit it, or choose another folder.")
-    wanted: list[str | Option] = [*_flags(folder, images), *overrides]
+    wanted: list[str | Option] = [*_places(folder), *converted, *_images(images, bool(converted)), *overrides]
     settings = config.load("init", NO_FILE, wanted, os.environ).config
+    wanted += _addresses(settings)
     if images:
         next(open_source(settings.dataset).shards(NothingKnown()), None)
     ring = keyring.prepare(folder / "keys", folder / "broker" / "registry.sqlite", ROLES)
     line = ring.server_line()
-    known = [Option("the broker's key", (who, "server_key"), line) for who in ("writer", "worker", "admin")]
+    known = [Option("the broker's key", (who, "server_key"), line) for who in PEERS]
     settings = config.load("init", NO_FILE, [*wanted, *known], os.environ).config
     with new_file(folder / "cfbus.yaml.new") as file:
         file.write(config.write_commented(settings, folder).encode())
@@ -57,18 +63,36 @@ def initialise(folder: Path, images: tuple[Path, ...], overrides: tuple[str, ...
     return path
 
 
-def _flags(folder: Path, images: tuple[Path, ...]) -> list[Option]:
+def _places(folder: Path) -> list[Option]:
     places = {
         ("storage", "data_dir"): folder / "captions",
         ("broker", "data_dir"): folder / "broker",
         ("worker", "spool_dir"): folder / "spool",
         **{(who, "key_file"): folder / "keys" / f"{name}.key_secret" for who, name in KEY_FILES.items()},
     }
-    flags = [Option("FOLDER", path, str(place)) for path, place in places.items()]
-    if images:
-        named = json.dumps([str(image.absolute()) for image in images])
-        flags.append(Option("--images", ("dataset", "paths"), named))
-    return flags
+    return [Option("FOLDER", path, str(place)) for path, place in places.items()]
+
+
+def _images(images: tuple[Path, ...], converted: bool) -> list[Option]:
+    if not images:
+        return []
+    named = json.dumps([str(image.absolute()) for image in images])
+    source = [Option("--images", ("dataset", "source"), "folder")] if converted else []
+    return [*source, Option("--images", ("dataset", "paths"), named)]
+
+
+def _addresses(settings: config.Config) -> list[Option]:
+    """Where the others find the broker, if it was told where to listen and they were not told where it is."""
+    broker = settings.broker
+    anywhere = broker.host in ("0.0.0.0", "::", "localhost") or "host" not in broker.model_fields_set  # noqa: S104
+    host = "127.0.0.1" if anywhere else f"[{broker.host}]" if ":" in broker.host else broker.host
+    wanted = []
+    for who, key, port in (*((who, "server", broker.port) for who in PEERS), ("admin", "stats", broker.stats_port)):
+        address = f"tcp://{host}:{port}"
+        section = getattr(settings, who)
+        if port and key not in section.model_fields_set and address != getattr(section, key):
+            wanted.append(Option("the broker's address", (who, key), address))
+    return wanted
 
 
 @click.command()
@@ -76,14 +100,23 @@ def _flags(folder: Path, images: tuple[Path, ...]) -> list[Option]:
 @click.option(
     "--images", multiple=True, type=click.Path(path_type=Path, readable=False), help="A folder of images; repeatable."
 )
+@click.option(
+    "--from",
+    "origin",
+    type=click.Path(path_type=Path, readable=False),
+    help="A configuration of CaptionFlow (orchestrator, worker or monitor) to start from.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set one key of the configuration.")
-def command(folder: Path, images: tuple[Path, ...], overrides: tuple[str, ...]) -> None:
+def command(folder: Path, images: tuple[Path, ...], origin: Path | None, overrides: tuple[str, ...]) -> None:
     """Write a commented cfbus.yaml and the keys of a bus into FOLDER."""
 
     def go() -> int:
-        path = initialise(folder, images, overrides)
+        done = captionflow.convert(origin) if origin else None
+        path = initialise(folder, images, overrides, done.options if done else ())
+        for line in captionflow.report(done) if done else ():
+            answer(line)
         answer(f"Wrote {path} and the keys in {path.parent / 'keys'}.")
-        if not images:
+        if not images and not (done and "dataset.paths" in done.sets):
             answer("Name your folders of images in it: dataset.paths.")
         answer("Start the bus, each in a terminal of its own:")
         for daemon in ("cfbus-broker", "cfbus-writer", "cfbus-gpu --gpu-id 0"):

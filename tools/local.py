@@ -54,7 +54,9 @@ def configure(wanted: Wanted, environ: Mapping[str, str]) -> config.Config:
     with disk_errors(out):
         is_remembered = remembered.is_file()
     base = wanted.config_file or (remembered if is_remembered else None)
-    settings = config.load("run", base, [*_flags(wanted, out), *wanted.overrides], environ).config
+    loaded = config.load("run", base, [*_flags(wanted, out), *wanted.overrides], environ)
+    config.check_effects(loaded)
+    settings = loaded.config
     if settings.storage.data_dir != out:
         raise UsageError("cfbus run keeps its store in --out.", f"Give --out {settings.storage.data_dir} instead.")
     if settings.dataset.source != "scripted" and not settings.dataset.paths:

@@ -271,6 +271,9 @@ def test_flags_of_daemons_are_told_by_their_names(tmp_path: Path, told: Told) ->
     assert "--port: broker.port: 70000 is not" in told(2, "cfbus-broker", "--port", "70000")
     assert "--server: writer.server" in told(2, "cfbus-writer", "--server", "nowhere")
     assert "--gpu-id: worker.gpu_id" in told(2, "cfbus-gpu", "--gpu-id", "-1")
+    said = told(2, "cfbus-gpu", "--model", "a/b", "--precision", "half")
+    assert "--model: only the engine vllm reads vllm.model; captions.engine is palette" in said
+    assert "--batch-size: worker.concurrency: 0" in told(2, "cfbus-gpu", "--batch-size", "0")
     said = told(2, "cfbus-gpu", "--spool-dir", tmp_path / "file" / "below")
     assert f"is not a place for a folder: {tmp_path}/file is a file" in said
     assert "No log level is called 'loud'" in told(2, "cfbus-broker", "--log-level", "loud")

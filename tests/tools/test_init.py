@@ -43,6 +43,28 @@ def test_the_file_reads_back_for_every_component(bus: Path, pictures: Path) -> N
         assert keys.load(peer.key_file)
 
 
+@pytest.mark.parametrize(
+    ("sets", "servers", "stats"),
+    [
+        (("broker.port=7720", "broker.stats_port=7721"), "tcp://127.0.0.1:7720", "tcp://127.0.0.1:7721"),
+        (("broker.host=0.0.0.0",), "tcp://127.0.0.1:7710", "tcp://127.0.0.1:7711"),
+        (("broker.host=10.0.0.5",), "tcp://10.0.0.5:7710", "tcp://10.0.0.5:7711"),
+        (("broker.host=fd00::5", "broker.port=9"), "tcp://[fd00::5]:9", "tcp://[fd00::5]:7711"),
+        (("broker.port=0",), "tcp://127.0.0.1:7710", "tcp://127.0.0.1:7711"),
+    ],
+)
+def test_the_others_learn_where_the_broker_is(bus: Path, sets: tuple[str, ...], servers: str, stats: str) -> None:
+    settings = config.load("gpu", init.initialise(bus, (), sets), (), {}).config
+    assert {peer.server for peer in (settings.writer, settings.worker, settings.admin)} == {servers}
+    assert settings.admin.stats == stats
+
+
+def test_who_was_told_another_address_keeps_it(bus: Path) -> None:
+    path = init.initialise(bus, (), ("broker.port=7720", "worker.server=tcp://far:1"))
+    settings = config.load("gpu", path, (), {}).config
+    assert (settings.worker.server, settings.writer.server) == ("tcp://far:1", "tcp://127.0.0.1:7720")
+
+
 def test_the_folder_can_be_moved(bus: Path, pictures: Path, tmp_path: Path) -> None:
     init.initialise(bus, (pictures,), ())
     assert str(bus) not in (bus / "cfbus.yaml").read_text()
