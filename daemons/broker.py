@@ -5,8 +5,6 @@ Joins the broker's core to its sockets, ledger and registry. One thread over a p
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import signal
 import sys
@@ -21,13 +19,13 @@ from cfbus import logs, runtime
 from cfbus.bus import auth, connections, keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.wire import WireError, decode, encode
-from cfbus.config_captions import Captions
 from cfbus.core.broker import Broker
 from cfbus.core.effects import DropLeases, Effect, Note, Peer, SaveLease, SavePosition, Send, Stop
 from cfbus.core.state import Rules
 from cfbus.core.watching import status, workers
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
+from cfbus.spec import spec_of
 from cfbus.store.durable import make_dir
 from cfbus.store.ledger import Ledger
 from cfbus.store.registry import Registry
@@ -44,33 +42,6 @@ DOMAINS = {
     sockets.BUS_DOMAIN: {m.Role.WORKER, m.Role.WRITER, m.Role.FEEDER, m.Role.ADMIN, m.Role.ENROL},
     sockets.STATS_DOMAIN: {m.Role.MONITOR, m.Role.ADMIN},
 }
-
-
-def spec_of(captions: Captions) -> m.Spec:
-    """All that decides what a caption says, as the bus names it."""
-    slots = tuple(
-        m.Slot(name=name, prompt=slot.prompt, prompt_id=hashlib.sha256(slot.prompt.encode()).hexdigest()[:12])
-        for name, slot in captions.slots.items()
-    )
-    scripted = captions.scripted
-    options: tuple[tuple[str, float], ...] = ()
-    if captions.engine == "scripted":
-        options = (
-            ("rate", scripted.rate),
-            ("length", float(scripted.length)),
-            ("failures", scripted.failures),
-            ("seed", float(scripted.seed)),
-        )
-    body = {
-        "engine": captions.engine,
-        "options": options,
-        "pixel_budget": captions.pixel_budget,
-        "max_pixels": captions.max_pixels,
-        "slots": slots,
-        "missing_column": captions.missing_column,
-    }
-    text = json.dumps(body, default=lambda slot: slot.model_dump(), sort_keys=True)
-    return m.Spec.model_validate({"hash": hashlib.sha256(text.encode()).hexdigest()[:16], **body})
 
 
 class BrokerDaemon:

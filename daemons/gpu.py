@@ -20,12 +20,9 @@ from cfbus.core.effects import Abandon, Effect, Note, Send, Spool, Stop, Unspool
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 from cfbus.core.worker import Worker, WorkerRules
 from cfbus.daemons.flags import Start, common_flags, override, start
-from cfbus.decoding import DecodePool
-from cfbus.engines.base import Engine, Loaded
-from cfbus.engines.describing import PaletteEngine
-from cfbus.engines.scripted import ScriptedEngine
+from cfbus.engines.base import Loaded
+from cfbus.engines.opening import open_engine
 from cfbus.errors import EXIT_DONE, CfbusError, ConfigError
-from cfbus.images import Limits
 from cfbus.sources.base import Item
 from cfbus.sources.columns import kept, url_of
 from cfbus.sources.opening import open_source
@@ -63,8 +60,7 @@ class GpuDaemon:
         self._loop = runtime.Loop()
         self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._awake = False
-        self._pool: DecodePool | None = None
-        self._engine = self._make_engine(worker.decoders)
+        self._engine, self._pool = open_engine(settings, self._read, self._post)
         name = f"{worker.name}-{worker.gpu_id}"
         self._rules = WorkerRules(runtime.new_id(), name[:64], worker.concurrency)
         self._core = Worker(self._rules, self._facts(), runtime.now())
@@ -75,13 +71,6 @@ class GpuDaemon:
         )
         self._drain_until: float | None = None
         self._drains = 0
-
-    def _make_engine(self, decoders: int) -> Engine:
-        if self._captions.engine == "scripted":
-            return ScriptedEngine(self._post)
-        limits = Limits(max_pixels=self._captions.max_pixels, pixel_budget=self._captions.pixel_budget)
-        self._pool = DecodePool(decoders, limits)
-        return PaletteEngine(self._read, self._pool, self._post)
 
     def _facts(self) -> EngineFacts:
         return self._engine.facts
