@@ -45,8 +45,9 @@ def _dataset_name(data: dict[str, Any]) -> str:
     if not paths:
         return display(data.get("source", ""), 100) or "root"
     first = Path(os.path.normpath(paths[0]))
-    while first != first.parent and (_is_tar(first) or _PATTERN & set(str(first))):
-        first = first.parent
+    if data.get("source") == "webdataset":
+        while first != first.parent and (_is_tar(first) or _PATTERN & set(str(first))):
+            first = first.parent
     return display(first.name, 100) or "root"
 
 
