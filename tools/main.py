@@ -18,6 +18,7 @@ from cfbus.errors import EXIT_INTERRUPTED, TryAgainError
 
 VERBS = {
     "run": ("cfbus.tools.run", "Caption folders of images: one command, all on this machine."),
+    "check": ("cfbus.tools.check", "Try a configuration on the first images, and find what is wrong with it."),
     "init": ("cfbus.tools.init", "Write a commented configuration and keys for a bus of your own."),
     "keygen": ("cfbus.tools.keygen", "Make a keypair."),
     "demo": ("cfbus.tools.demo", "Caption a dozen photographs and show the result."),
