@@ -8,33 +8,20 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sources.known import Listed
 
 from cfbus.errors import SourceError
-from cfbus.sources.base import Item, ListedShard, NothingKnown, ReadError, ReadReason, Source, label_of
+from cfbus.sources.base import Item, ListedShard, NothingKnown, ReadError, ReadReason, Source
 from cfbus.sources.folder import FolderSource
 from cfbus.sources.suffixes import PICTURES
 
 NOTHING = NothingKnown()
-
-
-class Listed:  # a `Known` that remembers shards
-    def __init__(self, shards: Iterable[ListedShard]) -> None:
-        self.shards = list(shards)
-
-    def lists(self, shard: str) -> bool:
-        return any(one.name == shard for one in self.shards)
-
-    def next_number(self, label: str) -> int:
-        return sum(label_of(shard.name) == label for shard in self.shards)
-
-    def contains(self, label: str, key: str) -> bool:
-        return any(label_of(shard.name) == label and key in shard.keys for shard in self.shards)
 
 
 def plant(root: Path, *names: str | bytes) -> Path:

@@ -3,30 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from sources.known import Listed
 
-from cfbus.sources.base import Item, ListedShard, NothingKnown, ReadError, ReadReason, Source, label_of, shard_name
+from cfbus.sources.base import Item, NothingKnown, ReadError, ReadReason, Source, label_of, shard_name
 from cfbus.sources.scripted import ScriptedSource
-
-
-class Listed:
-    """A `Known` that remembers shards."""
-
-    def __init__(self, shards: list[ListedShard]) -> None:
-        self._numbers: dict[str, int] = {}
-        self._keys: set[tuple[str, str]] = set()
-        for shard in shards:
-            label = label_of(shard.name)
-            self._numbers[label] = self._numbers.get(label, 0) + 1
-            self._keys |= {(label, key) for key in shard.keys}
-
-    def lists(self, shard: str) -> bool:
-        return label_of(shard) in self._numbers
-
-    def next_number(self, label: str) -> int:
-        return self._numbers.get(label, 0)
-
-    def contains(self, label: str, key: str) -> bool:
-        return (label, key) in self._keys
 
 
 def test_items_are_numbered_and_cut_into_shards() -> None:

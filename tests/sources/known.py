@@ -1,0 +1,21 @@
+"""A `Known` that remembers shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cfbus.sources.base import ListedShard, label_of
+
+
+class Listed:
+    def __init__(self, shards: Iterable[ListedShard]) -> None:
+        self.shards = list(shards)
+
+    def lists(self, shard: str) -> bool:
+        return any(one.name == shard for one in self.shards)
+
+    def next_number(self, label: str) -> int:
+        return sum(label_of(shard.name) == label for shard in self.shards)
+
+    def contains(self, label: str, key: str) -> bool:
+        return any(label_of(shard.name) == label and key in shard.keys for shard in self.shards)
