@@ -33,7 +33,7 @@ class Storage(Section):
         default=256, ge=1, le=16384, description="A journal of this size (MiB) becomes a parquet file."
     )
     seal_seconds: Whole = Field(
-        default=600, ge=1, le=7 * 86400, description="So does one of this age (seconds), whatever its size."
+        default=600, ge=1, le=7 * 86400, description="So does one of this age (seconds); with many small files, later."
     )
 
 

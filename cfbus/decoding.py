@@ -256,10 +256,18 @@ def serve(fd: int) -> None:
         limits: Limits = line.recv()
         _lower(resource.RLIMIT_AS, limits.memory_mib * 1024 * 1024)
         _lower(resource.RLIMIT_CORE, 0)
+        _say_no_more()
         line.send_bytes(b"ready")
         while True:
             call = line.recv_bytes()
             line.send(_answer(line.recv_bytes(), call, limits))
+
+
+def _say_no_more() -> None:
+    """Libraries in C write to stderr what they think of a picture; that is no place for a stranger's words."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def _end_with_parent() -> None:

@@ -30,8 +30,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 # JPEG) is opened through JPEG and reported by its own name.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM") + (("AVIF",) if features.check("avif") else ())
 
+_PNG_START: Final = b"\x89PNG\r\n\x1a\n"
+_PNG_NOTES: Final = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _KNOWN_STARTS: Final = (
-    (b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF8", "GIF"), (b"BM", "BMP"),
+    (b"\xff\xd8\xff", "JPEG"), (_PNG_START, "PNG"), (b"GIF8", "GIF"), (b"BM", "BMP"),
     (b"II*\x00", "TIFF"), (b"MM\x00*", "TIFF"), (b"8BPS", "Photoshop"), (b"\x00\x00\x01\x00", "ICO"),
     (b"%!PS", "PostScript"), (b"%PDF", "PDF"), (b"\xff\x0a", "JPEG XL"),
     (b"\x00\x00\x00\x0cJXL ", "JPEG XL"), (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"), (b"DDS ", "DDS"),
@@ -128,12 +130,36 @@ def decode(data: bytes, limits: Limits) -> Picture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with _open(data, limits) as image:
-                return _picture(image, data, limits)
-        except MemoryError:
-            raise ImageError(Reason.OUT_OF_MEMORY, "The picture needs more memory than it may use.") from None
-        except DECODER_ERRORS as error:
-            raise _explained(error) from error
+            return _decoded(data, data, limits)
+        except ImageError as error:
+            bare = _bare_png(data) if error.reason is Reason.DECODE_FAILED else data
+            if len(bare) == len(data):
+                raise
+        return _decoded(data, bare, limits)
+
+
+def _decoded(data: bytes, bare: bytes, limits: Limits) -> Picture:
+    """The picture in ``bare``, described as that of the file ``data``."""
+    try:
+        with _open(bare, limits) as image:
+            return _picture(image, data, limits)
+    except MemoryError:
+        raise ImageError(Reason.OUT_OF_MEMORY, "The picture needs more memory than it may use.") from None
+    except DECODER_ERRORS as error:
+        raise _explained(error) from error
+
+
+def _bare_png(data: bytes) -> bytes:
+    """A PNG without its texts and colour profile, for which Pillow refuses the picture when they unpack to much."""
+    if not data.startswith(_PNG_START):
+        return data
+    kept, at = [data[: len(_PNG_START)]], len(_PNG_START)
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in _PNG_NOTES:
+            kept.append(data[at : at + length + 12])
+        at += length + 12
+    return b"".join(kept)
 
 
 def _open(data: bytes, limits: Limits) -> Image.Image:
@@ -155,6 +181,8 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
 
 
 def _unidentified(data: bytes, limits: Limits) -> ImageError:
+    if _markup(data).startswith((b"<!doctype html", b"<html")):
+        return ImageError(Reason.NOT_AN_IMAGE, "It is a web page (HTML), not a picture.")
     name = _name_by_start(data)
     if name in limits.formats:
         return ImageError(Reason.DECODE_FAILED, f"It starts like {name}, but its header is damaged or cut off.")
@@ -171,7 +199,13 @@ def _name_by_start(data: bytes) -> str:
         return "WEBP"
     if data[4:8] == b"ftyp":
         return "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIF or video"
-    return "SVG" if b"<svg" in data[:1024].lower() else ""
+    return "SVG" if b"<svg" in _markup(data) else ""
+
+
+def _markup(data: bytes) -> bytes:
+    """The beginning of a text of tags, in small letters; nothing if it is none."""
+    text = data[:8192].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return text if text.startswith(b"<") else b""
 
 
 def _explained(error: BaseException) -> ImageError:
@@ -224,7 +258,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return _eight_bits(image).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    image = image.convert("RGBA")
+    if image.mode != "RGBA":
+        image = image.convert("RGBA")
     flat = Image.new("RGB", image.size, "white")
     flat.paste(image, mask=image.getchannel("A"))
     return flat

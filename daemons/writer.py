@@ -19,6 +19,7 @@ from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.wire import decode_table, encode_table
 from cfbus.core.effects import Effect, Note, ProbeRoom, ReadListing, Send, StartTask, Stop
+from cfbus.core.pace import Pace
 from cfbus.core.writer import Writer, WriterRules
 from cfbus.daemons.chores import Chore
 from cfbus.daemons.flags import Start, common_flags, override, start
@@ -72,6 +73,8 @@ class WriterDaemon:
             max_backlog=MAX_BACKLOG_SEGMENTS * segment,
         )
         self._segment_bytes = segment
+        sizes = (row.size for row in self._manifest.segments())
+        self._pace = Pace(settings.storage.seal_seconds, segment, sizes)
         self._core = Writer(rules, self._journal.position, runtime.now())
         self._take_up()
         self._loop = runtime.Loop()
@@ -295,7 +298,7 @@ class WriterDaemon:
     def _seal_at(self) -> float:
         if self._journal_since is None:
             return float("inf")
-        return max(self._journal_since + self._settings.storage.seal_seconds, self._seal_retry_at)
+        return max(self._journal_since + self._pace.patience, self._seal_retry_at)
 
     def _seal(self, at: float) -> None:
         """Roll the journal when it is time, and seal closed files one after another."""
@@ -350,6 +353,7 @@ class WriterDaemon:
         except DiskFullError as error:
             self._no_room(runtime.now(), str(error))
             return
+        self._pace.sealed(row.size)
         self._log.info("segment.sealed", rows=row.rows, failures=row.failures, bytes=row.size, first=row.first)
 
     def _no_room(self, at: float, why: str) -> None:

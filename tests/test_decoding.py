@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import hostile_pictures as hostile
 import pytest
 from PIL import Image
 
@@ -134,6 +135,21 @@ def test_the_memory_limit_holds_for_decoding() -> None:
     with DecodePool(1, Limits(memory_mib=150)) as pool:
         assert why(pool.submit(data)) is Reason.OUT_OF_MEMORY
         assert pool.submit(JPEG).result(30).width == 120
+
+
+def test_a_picture_that_takes_too_long_to_unpack() -> None:
+    with DecodePool(1, Limits(seconds=1)) as pool:
+        # One that each of 3,000 scans makes walk over a million blocks.
+        assert why(pool.submit(hostile.jpeg_of_many_scans(8000, 3000))) is Reason.TIME_OUT
+        assert pool.submit(JPEG).result(30).width == 120
+
+
+def test_what_libraries_say_of_a_picture_goes_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
+    packed = hostile.tiff_of(*hostile.tiff_tags(900, 900, t259=(3, 1, 5)))
+    samples = hostile.tiff_of(*hostile.tiff_tags(10, 10, t277=(3, 1, 65535)))
+    with DecodePool(1, LIMITS) as pool:
+        assert why(pool.submit(packed)) is why(pool.submit(samples)) is Reason.DECODE_FAILED
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_child_killed_while_idle_costs_nothing(deeds: ModuleType) -> None:

@@ -6,10 +6,12 @@ import hashlib
 import io
 import math
 import pickle  # noqa: TID251 - the test is that errors survive it
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 
+import hostile_pictures as hostile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -246,6 +248,77 @@ def test_the_pixel_limit_is_exact_and_ours() -> None:
     # Pillow's own limit would refuse this one by its header; ours lets it come to its missing rows.
     rows = png(14_000, 14_000, b"\0" * 2000, depth=1, colour=0)
     assert reason(rows, Limits(max_pixels=200_000_000)) is Reason.TRUNCATED
+
+
+def refused() -> Iterator[tuple[str, bytes, Reason]]:
+    """What is refused soon and cheaply, whatever it would unpack to."""
+    yield "jpeg of 4 billion pixels", hostile.jpeg_saying(65500, 65500), Reason.TOO_MANY_PIXELS
+    yield "gif with a vast screen", hostile.gif_of(3, screen=(65535, 65535)), Reason.TOO_MANY_PIXELS
+    yield "webp", hostile.webp_saying(16384, 16384), Reason.TOO_MANY_PIXELS
+    yield "tiff", hostile.tiff_of(*hostile.tiff_tags(2**31 - 1, 2**31 - 1)), Reason.TOO_MANY_PIXELS
+    yield "ppm", b"P6 99999 99999 255\n" + bytes(1000), Reason.TOO_MANY_PIXELS
+    yield "png that lacks rows", hostile.png_of(9999, 9999, hostile.packed_zeros(10**5)), Reason.TRUNCATED
+    far, huge = {"t273": (4, 1, 4 * 10**9)}, {"t273": (4, 2**32 - 1, 8), "t279": (4, 2**32 - 1, 8)}
+    yield "tiff whose rows are far", hostile.tiff_of(*hostile.tiff_tags(9000, 9000, **far)), Reason.TRUNCATED
+    yield "tiff of countless rows", hostile.tiff_of(*hostile.tiff_tags(10, 10, **huge)), Reason.DECODE_FAILED
+    samples = hostile.tiff_tags(10, 10, t277=(3, 1, 65535))
+    yield "tiff of countless samples", hostile.tiff_of(*samples), Reason.DECODE_FAILED
+    packed = hostile.tiff_tags(900, 900, t259=(3, 1, 5))
+    yield "tiff that is not packed as it says", hostile.tiff_of(*packed), Reason.DECODE_FAILED
+    if "AVIF" in FORMATS:
+        yield "avif", hostile.avif_saying(65535, 65535), Reason.DECODE_FAILED
+    svg = b'\xef\xbb\xbf<?xml version="1.0"?><!-- ' + b"x" * 4000 + b"--><svg/>"
+    yield "svg with a long foreword", svg, Reason.UNSUPPORTED_FORMAT
+    yield "web page with an svg", b"\n <HTML><body><svg></svg></body></html>", Reason.NOT_AN_IMAGE
+    yield "text that speaks of <svg", b"see <svg", Reason.NOT_AN_IMAGE
+
+
+@pytest.mark.parametrize(("data", "wanted"), [pytest.param(d, w, id=name) for name, d, w in refused()])
+def test_hostile_pictures_are_refused(data: bytes, wanted: Reason) -> None:
+    assert reason(data) is wanted
+
+
+def test_what_is_no_picture_is_called_by_its_name() -> None:
+    for data, name in ((b"%!PS-Adobe", "PostScript"), (b"<svg/>", "SVG"), (b"<!DOCTYPE HTML><p>", "web page (HTML)")):
+        with pytest.raises(ImageError, match=re.escape(name)):
+            decode(data, LIMITS)
+
+
+ODD = dict(hostile.good_ones())
+WITHOUT_COLOURS = ("sixteen.", "grey", "bits", "sliver", "palette-alpha", "alpha")
+
+
+@pytest.mark.parametrize("name", list(ODD))
+def test_odd_pictures_are_pictures(name: str) -> None:
+    picture = decode(ODD[name], LIMITS)
+    if not name.startswith(WITHOUT_COLOURS):
+        assert near(pixel(picture, 0, 0), (200, 30, 30))
+    if name == "turned.jpg":
+        assert (picture.original_width, picture.original_height) == (48, 64)
+    assert (picture.file_size, picture.sha256) == (len(ODD[name]), hashlib.sha256(ODD[name]).digest())
+
+
+def test_of_a_million_frames_only_the_first_is_looked_at() -> None:
+    picture = decode(ODD["million-frames.gif"], LIMITS)
+    assert picture.file_size > 10_000_000
+    assert near(pixel(picture, 0, 0), (200, 30, 30), 0)
+    assert near(pixel(picture, 15, 15), (200, 30, 30), 0)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        pytest.param([hostile.text_bomb(64 << 20)], id="comment"),
+        pytest.param([hostile.profile_bomb(64 << 20)], id="profile"),
+        pytest.param([hostile.text_bomb(1_000_000)] * 100, id="many comments"),
+    ],
+)
+def test_notes_that_unpack_to_much_do_not_spoil_a_picture(chunks: list[bytes]) -> None:
+    data = hostile.png_with(*chunks)
+    picture = decode(data, LIMITS)
+    assert pixel(picture, 1, 1) == (200, 30, 30)
+    assert (picture.file_size, picture.sha256) == (len(data), hashlib.sha256(data).digest())
+    assert reason(data[:-80]) in {Reason.TRUNCATED, Reason.DECODE_FAILED}
 
 
 def test_limits_below_one_are_refused() -> None:

@@ -28,7 +28,7 @@ class ReadReason(StrEnum):
     VANISHED = "vanished"
     UNREADABLE = "unreadable"
     OUTSIDE = "outside"
-    TOO_LARGE = "too-large"
+    TOO_LARGE = "too-large-file"
     SOURCE_MISSING = "source-missing"
     CHANGED = "changed"
     DOUBLED = "doubled"

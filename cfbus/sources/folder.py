@@ -246,12 +246,12 @@ class FolderSource:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
                 raise ReadError(ReadReason.UNREADABLE, "It is not a regular file.", "item")
-            return self._contents(file)
+            return self._contents(file, status.st_size)
 
-    def _contents(self, file: int) -> bytes:
-        """All bytes up to the limit, whatever size the file claimed to have."""
+    def _contents(self, file: int, size: int) -> bytes:
+        """All bytes up to the limit, whatever size the file claimed to have; none of one that claims too much."""
         chunks = []
-        left = self._max_file_bytes + 1
+        left = self._max_file_bytes + 1 if size <= self._max_file_bytes else 0
         while left and (chunk := os.read(file, min(left, _READ_SIZE))):
             chunks.append(chunk)
             left -= len(chunk)

@@ -188,7 +188,9 @@ def _read_identity(root: Path) -> tuple[str, str, str]:
         with disk_errors(path):
             fields = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"There is no store at {root}.", "Check the path.") from None
+        near = [str(folder) for folder in (root.parent, root / "captions") if (folder / IDENTITY).is_file()]
+        hint = f"There is one at {near[0]}." if near else "Check the path."
+        raise UsageError(f"There is no store at {root}.", hint) from None
     except ValueError:
         raise _broken_identity(path) from None
     version = fields.get("format") if isinstance(fields, dict) else None

@@ -25,6 +25,7 @@ from cfbus.bus.wire import checksum
 from cfbus.errors import StoreMismatchError
 from cfbus.store.durable import damaged_file, flush_database, fsync_dir, sqlite_errors, transaction
 from cfbus.store.folder import Store
+from cfbus.store.reading import connect_to_read
 
 VERSION = 1
 _SCHEMA = (
@@ -101,25 +102,24 @@ class Manifest:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
         self._connection = connection
-        self._shards = list(map(self._shard, self._rows("SELECT * FROM shards ORDER BY number")))
-        self._passes = list(map(self._pass, self._rows("SELECT * FROM passes ORDER BY number")))
+        # In this order: beside a writer, what a segment is of was there before it.
         self._segments = list(map(self._segment, self._rows("SELECT * FROM segments ORDER BY first")))
+        self._passes = list(map(self._pass, self._rows("SELECT * FROM passes ORDER BY number")))
+        self._shards = list(map(self._shard, self._rows("SELECT * FROM shards ORDER BY number")))
         self._check_order()
 
     @classmethod
     def open(cls, store: Store) -> Manifest:
-        """Open, and make it in a new store. Raises ``DamagedStoreError``, ``StoreMismatchError``."""
+        """Open, and make it in a new store; for a reader it is empty there.
+
+        Raises ``DamagedStoreError``, ``StoreMismatchError``.
+        """
         path = store.manifest_path
-        mode = "rwc" if store.locked else "ro"
-        if store.locked:
-            flush_database(path)
-        with sqlite_errors(path):
-            connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=10)
+        connection = _connect_to_write(path) if store.locked else connect_to_read(path)
         try:
             with sqlite_errors(path):
                 check_database(path, connection, VERSION)
-                if store.locked:
-                    _make_ready(path, connection)
+                _make_ready(path, connection, changing=store.locked)
             if store.locked:
                 fsync_dir(store.root)
             return cls(path, connection)
@@ -205,13 +205,17 @@ class Manifest:
         """Sealed dead letters."""
         return sum(segment.failures for segment in self._segments)
 
+    def check_sizes(self, store: Store) -> None:
+        """Each segment's files are there, as large as they were sealed. Raises ``DamagedStoreError``."""
+        for segment in self._segments:
+            _check_size(store.root, segment)
+
     def check_files(self, store: Store, unsealed: Iterable[int]) -> None:
         """Compare the segments' files with the manifest; ``unsealed`` are first positions that may be sealed anew.
 
         A file that nobody knows means that the manifest lost its row; going on would store its captions twice.
         """
-        for segment in self._segments:
-            _check_size(store.root, segment)
+        self.check_sizes(store)
         known = {name for segment in self._segments for name in segment.files}
         for table in ("captions", "failures"):
             folder = store.table_path(table)
@@ -265,9 +269,16 @@ def check_database(path: Path, connection: sqlite3.Connection, known: int, *, de
         raise damaged_file(path, " ".join(str(verdict).split()))
 
 
-def _make_ready(path: Path, connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+def _connect_to_write(path: Path) -> sqlite3.Connection:
+    flush_database(path)
+    with sqlite_errors(path):
+        return sqlite3.connect(f"{path.as_uri()}?mode=rwc", uri=True, isolation_level=None, timeout=10)
+
+
+def _make_ready(path: Path, connection: sqlite3.Connection, *, changing: bool) -> None:
+    if changing:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
         with transaction(path, connection):
             for statement in _SCHEMA:

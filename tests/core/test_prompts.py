@@ -21,7 +21,7 @@ def test_places_are_filled_and_all_else_stays() -> None:
 def test_a_prompt_without_places_is_itself_and_values_are_not_read(prompt: str, value: str) -> None:
     if not columns_in(prompt):
         assert filled(prompt, {}, "fail") == prompt
-    assert filled("<{col:x}>", {"x": value, value: "no"}, "fail") == f"<{value}>"
+    assert filled("<{col:x}>", {"x": value}, "fail") == f"<{value}>"
 
 
 @pytest.mark.parametrize(

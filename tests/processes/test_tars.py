@@ -103,7 +103,8 @@ def test_hostile_tars_harm_nobody(nursery: Nursery, tmp_path: Path) -> None:
     found = {str(row["item_key"]): row["reason"] for row in failures(out)}
     assert found == {
         "../../escaped": "outside", "html": "not-an-image", "twice": "doubled", "plain": "missing-column",
-        "bad": "bad-column", "cut": "truncated", "zeros": "too-large", "link": "unreadable", "device": "unreadable",
+        "bad": "bad-column", "cut": "truncated", "zeros": "too-large-file", "link": "unreadable",
+        "device": "unreadable",
     }  # fmt: skip
     rows = ds.dataset(out / "captions").to_table(columns=["shard", "item_key"]).to_pylist()
     assert {row["item_key"] for row in rows if row["shard"] == "shards/odd.tar"} == {"fine"}

@@ -139,7 +139,7 @@ def test_hostile_members_are_dead_letters_and_neighbours_are_not(tmp_path: Path)
             source.read(shard.name, item)
         except ReadError as error:
             said[item.key] = (error.reason.value, error.fault)
-    assert said == {"../../x": ("outside", "item"), "big": ("too-large", "item"), "b": ("bad-column", "item")}
+    assert said == {"../../x": ("outside", "item"), "big": ("too-large-file", "item"), "b": ("bad-column", "item")}
 
 
 def test_a_large_column_is_a_dead_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
