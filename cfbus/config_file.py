@@ -10,6 +10,7 @@ remembered with the place a person gave it (``Origin``), and a value is never pa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from cfbus.logs import display
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
 MAX_DEPTH = 16
+
+_ODD_NUMBER = re.compile(r"^[-+]?0[0-9_]|:")
+"""Whole numbers that YAML 1.1 takes for octal or sexagesimal, and no person does."""
 
 Value: TypeAlias = "str | int | float | bool | Path | list[Value] | dict[str, Value] | None"
 KeyPath: TypeAlias = tuple[str, ...]
@@ -109,7 +113,7 @@ def discover(component: str, environ: Mapping[str, str], cwd: Path) -> Path | No
 
 def _is_file(path: Path) -> bool:
     try:
-        return path.is_file()
+        return path.is_file() or (path.is_symlink() and not path.exists())  # a link to nothing is told
     except PermissionError:  # a folder that we may not look into holds nothing for us
         return False
 
@@ -266,6 +270,8 @@ class _Reader:
             return None
         if _plain(node.tag, "str", "timestamp", "null") or self._schema.is_text(path):
             return self.text(str(node.value), path)
+        if _plain(node.tag, "int") and _ODD_NUMBER.search(node.value):
+            return str(node.value)
         try:
             value: str | int | float | bool = self._scalars.construct_object(node)
         except (ValueError, OverflowError, KeyError, IndexError):

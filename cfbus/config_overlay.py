@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from cfbus.config_file import KeyPath, Origin, Problem, Schema, Tree, read_fragment
@@ -30,21 +31,33 @@ class Option:
 
 def overlay_environment(tree: Tree, environ: Mapping[str, str], schema: Schema, cwd: Path) -> None:
     """Lays ``CFBUS_BROKER__PORT=7710`` over the tree. Names without ``__`` are none of ours."""
-    squeezed = {"".join(path).replace("_", ""): path for path in schema.known_paths()}
     seen: dict[KeyPath, str] = {}
     for name in sorted(each for each in environ if each.upper().startswith(ENV_PREFIX)):
         rest = name[len(ENV_PREFIX) :].lower()
         path = tuple(rest.split("__"))
         if len(path) == 1:
-            meant = squeezed.get(rest.replace("_", ""))
-            if meant is not None:
-                better = ENV_PREFIX + "__".join(meant).upper()
-                tree.problems.append(Problem(display(name), f"did you mean {better}, with two underscores?"))
+            sentence = _nearly_ours(rest, schema)
+            tree.problems += [Problem(display(name), sentence)] if sentence else []
         elif path in seen:
             tree.problems.append(Problem(display(name), f"says the same as {display(seen[path])}."))
         else:
             seen[path] = name
             _lay(tree, path, environ[name], Origin(display(name), cwd), schema)
+
+
+def _nearly_ours(name: str, schema: Schema) -> str:
+    """What to say of a variable without two underscores; nothing if it is somebody else's."""
+    keys = [path for path in schema.known_paths() if len(path) > 1]
+    inside = next((path for path in keys if path[0] == name), None)
+    if inside is not None:
+        return f"names a whole section; give one key of it, as {_variable(inside)}."
+    squeezed = {"".join(path).replace("_", ""): path for path in keys}
+    near = get_close_matches(name.replace("_", ""), squeezed, 1, 0.85)
+    return f"did you mean {_variable(squeezed[near[0]])}, with two underscores?" if near else ""
+
+
+def _variable(path: KeyPath) -> str:
+    return ENV_PREFIX + "__".join(path).upper()
 
 
 def overlay_sets(tree: Tree, overrides: Sequence[str | Option], schema: Schema, cwd: Path) -> None:

@@ -8,6 +8,7 @@ Invariant: the value of a key whose name looks secret is never part of a sentenc
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,9 @@ class Kind:
         if get_origin(self.annotation) is tuple:
             return f"a list, each {Kind.of(get_args(self.annotation)[0]).accepted()}"
         if self.is_mapping:
-            return "a section" + self._range(" of ", " names")
+            inside = Kind.of(get_args(self.annotation)[1]).section
+            each = f", each with its {inside.short_form}" if inside and inside.short_form else ""
+            return "a section" + self._range(" of ", " names") + each
         if self.annotation is str:
             return "a text" + self._range(" of ", " characters")
         names: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number"}
@@ -178,16 +181,20 @@ class ModelSchema:
         accepted = own or (kind.accepted() if kind else "accepted")
         if error["type"] == "missing":
             return path, f"{dotted(path)}: is missing; give {accepted}"
-        return path, f"{dotted(path)}: {_given(path, error['input'])} is not {accepted}"
+        given = error["input"]
+        mend = "; write it without quotes" if kind and kind.annotation in (int, float) and _is_quoted(given) else ""
+        return path, f"{dotted(path)}: {_given(path, given)} is not {accepted}{mend}"
 
     def _suggestion(self, path: KeyPath) -> str:
         parent = self.kind(path[:-1])
         siblings = list(parent.section.model_fields) if parent and parent.section else []
-        near = get_close_matches(path[-1], siblings, 1, 0.6)
+        key = path[-1].lower()
+        near = get_close_matches(key, siblings, 3, 0.6)
+        near.sort(key=lambda name: sorted(name) != sorted(key))  # first of all: letters that changed places
         if near:
             return f"did you mean {dotted((*path[:-1], near[0]))}?"
         lasts = {known[-1]: known for known in reversed(self.known_paths())}
-        elsewhere = get_close_matches(path[-1], lasts, 1, 0.8)
+        elsewhere = get_close_matches(key, lasts, 1, 0.8)
         if elsewhere:
             return f"did you mean {dotted(lasts[elsewhere[0]])}?"
         return f"the keys here are {', '.join(siblings)}."
@@ -199,6 +206,10 @@ def _walk(kind: Kind, path: KeyPath) -> Iterator[KeyPath]:
         assert below is not None
         yield (*path, key)
         yield from _walk(below, (*path, key))
+
+
+def _is_quoted(given: object) -> bool:
+    return isinstance(given, str) and re.fullmatch("0|[1-9][0-9]{0,17}", given) is not None
 
 
 def _given(path: KeyPath, value: object) -> str:

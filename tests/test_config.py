@@ -151,6 +151,11 @@ def test_the_order_of_discovery(tmp_path: Path) -> None:
     assert found == [f"{folder}/{name}.yaml" for folder in folders for name in ("broker", "cfbus")]
 
 
+def test_a_link_to_nothing_is_not_passed_over() -> None:
+    Path("cfbus.yaml").symlink_to("nowhere.yaml")
+    assert complaints(None)[0].endswith("cfbus.yaml: this configuration file does not exist.")
+
+
 def test_the_order_of_discovery_without_settings() -> None:
     found = [str(path.parent) for path in candidates("gpu", {"HOME": "/h", "XDG_CONFIG_HOME": "rel"}, Path("/w"))]
     assert found[::2] == ["/w", "/h/.cfbus", "/h/.config/cfbus", "/etc/cfbus", "/etc/xdg/cfbus", "/w/examples"]
@@ -270,6 +275,10 @@ def test_environment_names_that_are_nearly_ours(tmp_path: Path) -> None:
         "CFBUS_X__Y: x: no such key; the keys here are " + ", ".join(SECTIONS) + ".",
     ]
     assert "says the same as" in complaints(None, CFBUS_BROKER__PORT="1", cfbus_broker__port="2")[0]
+    assert "CFBUS_BROKER__PORT, with" in complaints(None, CFBUS_BROKER_PROT="1")[0]
+    assert complaints(None, CFBUS_BROKER="3") == [
+        "CFBUS_BROKER: names a whole section; give one key of it, as CFBUS_BROKER__HOST."
+    ]
     loaded(None, CFBUS_SOMETHING="else")
 
 

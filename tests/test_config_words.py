@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cfbus.config import SCHEMA, SECTIONS, Config, load, write_commented
+from cfbus.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +65,26 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path, values: dict[str, o
     path = folder / "w.yaml"
     path.write_text(text, encoding="utf-8", newline="")
     assert load("broker", path, (), {}).config == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("borker: {port: 1}", "borker: no such key; did you mean broker?"),
+        ("Broker: {port: 1}", "Broker: no such key; did you mean broker?"),
+        ("broker: {PORT: 1}", "broker.PORT: no such key; did you mean broker.port?"),
+        ("captions: {slots: [a, b]}", "a list is not a section of 1 to 16 names, each with its prompt"),
+        ('broker: {port: "7710"}', '"7710" is not a whole number from 0 to 65535; write it without quotes'),
+        ("broker: {lease_seconds: 010}", '"010" is not a whole number from 5 to 86400'),
+        ("broker: {lease_seconds: 1:30}", '"1:30" is not a whole number from 5 to 86400'),
+    ],
+)
+def test_what_newcomers_write_is_answered_with_what_to_do(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load("broker", path, (), {})
+    assert str(caught.value).endswith(words)
 
 
 def test_the_written_file_explains_every_key_and_is_short_of_noise(tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def command(config_file: Path | None, items: int, seconds: float, in_json: bool,
 
     def go() -> int:
         loaded = config.load("check", config_file, overrides, os.environ)
+        config.check_effects(loaded)
         tried, found = check(loaded.config, items, seconds, screen(sys.stderr))
         answer(as_json(loaded, tried, found) if in_json else "\n".join(as_text(loaded, tried, found)))
         return next((finding.exit_code for finding in found if finding.grave), EXIT_DONE)

@@ -90,6 +90,11 @@ def test_the_environment_cannot_move_the_store(pictures: Path, out: Path) -> Non
         local.configure(wanted(out, pictures, sets=("storage.data_dir=/elsewhere",)), {})
 
 
+def test_what_is_said_to_another_engine_is_an_error(pictures: Path, out: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--set vllm\.model: only the engine vllm reads"):
+        local.configure(wanted(out, pictures, sets=("vllm.model=a/b", "captions.engine=palette")), {})
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
