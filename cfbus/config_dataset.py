@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Len
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cfbus.config_types import AnyPath, Flag, Line, Whole
 from cfbus.config_words import Section
 from cfbus.logs import display
 
+MAX_PATHS = 5000
 _TAR = re.compile(r"\.(tar|tgz)\b", re.IGNORECASE)
 _PATTERN = frozenset("*?[{")
 
@@ -25,6 +26,14 @@ def _several(given: object) -> object:
     if isinstance(given, list):
         return tuple(given)
     return (given,) if isinstance(given, str | Path) else given
+
+
+def _not_too_many(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    if len(paths) > MAX_PATHS:
+        raise ValueError(
+            f"a list of at most {MAX_PATHS} paths; tars can be named by a pattern in quotes: 'shards/*.tar'"
+        )
+    return paths
 
 
 def _is_tar(path: Path) -> bool:
@@ -52,7 +61,7 @@ def _dataset_name(data: dict[str, Any]) -> str:
 
 
 class Dataset(Section):
-    paths: Annotated[tuple[AnyPath, ...], BeforeValidator(_several), Len(0, 1000)] = Field(
+    paths: Annotated[tuple[AnyPath, ...], BeforeValidator(_several), AfterValidator(_not_too_many)] = Field(
         default=(),
         description="What to caption: folders of pictures, with all folders in them; or tars, as patterns like"
         " shards/*.tar and shard-{0000..0099}.tar, or folders that hold tars.",

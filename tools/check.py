@@ -38,7 +38,7 @@ def check(settings: config.Config, items: int, seconds: float, console: Console)
         source.close()
     except CfbusError as error:
         return None, [findings.grave(error), *found]
-    found += [*findings.of_store(settings), *findings.of_columns(settings, tried), *findings.of_items(tried)]
+    found += [*findings.of_store(settings), *findings.of_columns(settings, tried.columns), *findings.of_items(tried)]
     return tried, [*found, *findings.of_room(settings, tried.counted.items)]
 
 
@@ -69,10 +69,11 @@ def _tried_text(settings: config.Config, tried: Trial) -> Iterator[str]:
         yield f"Left out: {counted.left_out.count:,} things, {counted.left_out.grave:,} of which may hold images"
     yield f"\nThe first {len(tried.tried)} items:"
     yield from map(_item_text, tried.tried)
-    if tried.columns:
+    columns = tried.columns.have
+    if columns:
         yield "\nColumns (of how many of these items, and one of them):"
-    width = max(map(len, tried.columns), default=0)
-    for name, count in sorted(tried.columns.items(), key=lambda pair: (-pair[1], pair[0])):
+    width = max(map(len, columns), default=0)
+    for name, count in sorted(columns.items(), key=lambda pair: (-pair[1], pair[0])):
         value = next(one.loaded.columns[name] for one in tried.tried if one.loaded and name in one.loaded.columns)
         cell = display(json.dumps(value, ensure_ascii=False), 120)
         yield f"  {display(name, 60):<{min(width, 60)}}  {count:>3}  {cell}"
@@ -103,7 +104,8 @@ def as_json(loaded: config.Loaded, tried: Trial | None, found: Sequence[Finding]
         counted = tried.counted
         said |= {
             "items": counted.items, "shards": counted.shards, "counted_all": counted.whole,
-            "left_out": counted.left_out.count, "columns": tried.columns, "prompts": tried.prompts, "row": tried.row,
+            "left_out": counted.left_out.count, "columns": tried.columns.have, "prompts": tried.prompts,
+            "row": tried.row,
             "tried": [{"key": one.item.key, "problem": one.problem} for one in tried.tried],
         }  # fmt: skip
     return json.dumps(said, default=lambda value: value.hex() if isinstance(value, bytes) else str(value))

@@ -23,12 +23,19 @@ from cfbus.errors import CfbusError, DiskFullError, UsageError
 from cfbus.logs import display
 from cfbus.store.durable import disk_errors
 from cfbus.tools import local
-from cfbus.tools.trial import Trial
+from cfbus.tools.trial import Columns, Trial
 
 TRIED_BYTES = 1 << 20
 MIN_FREE_BYTES = 64 << 20
 ROW_BYTES = 400
 """A guess of what a caption takes in the journal, before it is sealed."""
+
+
+_LACKING = {
+    "fail": "they become dead letters",
+    "skip": "they get an empty caption",
+    "empty": "they get a prompt without it",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,24 +156,23 @@ def of_store(settings: Config) -> Iterator[Finding]:
         )
 
 
-def of_columns(settings: Config, tried: Trial) -> Iterator[Finding]:
+def of_columns(settings: Config, columns: Columns) -> Iterator[Finding]:
     """Columns that prompts and rows need, and items have or lack."""
-    read = sum(one.loaded is not None for one in tried.tried)
     for slot, body in settings.captions.slots.items():
         for name in columns_in(body.prompt):
-            yield from _of_column(settings, tried, name, read, f"captions.slots.{slot} needs the column")
+            yield from _of_column(settings, columns, name, f"The prompt of the slot {slot} needs the column")
     for name in settings.dataset.keep_columns:
-        if name != "*" and read and name not in tried.columns:
-            sentence = f"dataset.keep_columns names {display(name, 60)!r}, which none of the first {read} items has."
-            yield Finding(False, sentence, _nearest(name, tried))
+        if name != "*" and columns.read and name not in columns.have:
+            what = f"dataset.keep_columns names {display(name, 60)!r}"
+            yield Finding(False, f"{what}, which none of the first {columns.read} items has.", _nearest(name, columns))
 
 
-def _of_column(settings: Config, tried: Trial, name: str, read: int, what: str) -> Iterator[Finding]:
-    have = tried.columns.get(name, 0)
+def _of_column(settings: Config, columns: Columns, name: str, what: str) -> Iterator[Finding]:
+    have, read = columns.have.get(name, 0), columns.read
     policy = settings.captions.missing_column
     if not have:
         sentence = f"{what} {display(name, 60)!r}, which none of the first {read} items has."
-        yield Finding(policy == "fail", sentence, _nearest(name, tried))
+        yield Finding(policy == "fail", sentence, _nearest(name, columns))
     elif have < read:
         does = {"fail": "become dead letters", "skip": "get an empty caption", "empty": "get a prompt without it"}[
             policy
@@ -175,11 +181,11 @@ def _of_column(settings: Config, tried: Trial, name: str, read: int, what: str) 
         yield Finding(False, sentence, "captions.missing_column decides: fail, skip or empty.")
 
 
-def _nearest(name: str, tried: Trial) -> str:
-    near = get_close_matches(name, tried.columns, 1, 0.6)
+def _nearest(name: str, columns: Columns) -> str:
+    near = get_close_matches(name, columns.have, 1, 0.6)
     if near:
-        return f"Did you mean {near[0]!r}?"
-    names = ", ".join(sorted(tried.columns)[:20])
+        return f"Did you mean {display(near[0], 60)!r}?"
+    names = ", ".join(display(known, 60) for known in sorted(columns.have)[:20])
     return f"The columns are {names}." if names else "These items have no columns at all."
 
 

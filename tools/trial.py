@@ -9,7 +9,8 @@ from __future__ import annotations
 import queue
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -67,6 +68,20 @@ class Counted:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """How many of ``read`` items have each column."""
+
+    read: int = 0
+    have: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, loaded: Iterable[Loaded | ReadError | None]) -> Columns:
+        """Those of the items that could be read."""
+        read = [one for one in loaded if isinstance(one, Loaded)]
+        return cls(len(read), Counter(name for one in read for name in one.columns))
+
+
+@dataclass(frozen=True)
 class Trial:
     """All that was tried. ``prompts`` and ``row`` are of the first item that could be captioned."""
 
@@ -74,7 +89,7 @@ class Trial:
     prompts: Mapping[str, str | None]
     row: Mapping[str, object]
     counted: Counted
-    columns: Mapping[str, int] = field(default_factory=dict)
+    columns: Columns
 
 
 def trial(settings: Config, source: Source, items: int, seconds: float, listed: Callable[[int], None]) -> Trial:
@@ -87,12 +102,16 @@ def trial(settings: Config, source: Source, items: int, seconds: float, listed: 
     tried = _try(settings, source, first, items) if first is not None else []
     good = next((one for one in tried if not one.problem), None)
     prompts, row = (_prompts(settings, good), _row(settings, first, tried, good)) if good and first else ({}, {})
-    columns: dict[str, int] = {}
-    for one in tried:
-        for name in one.loaded.columns if one.loaded else ():
-            columns[name] = columns.get(name, 0) + 1
     counted = _count(source, first, shards, seconds, listed)
-    return Trial(tried, prompts, row, counted, columns)
+    return Trial(tried, prompts, row, counted, Columns.of(one.loaded for one in tried))
+
+
+def first_columns(settings: Config, source: Source, items: int) -> Columns:
+    """The columns of the first items, without captioning them. Raises SourceError when there is nothing."""
+    shard = next(source.shards(NothingKnown()), None)
+    if shard is None:
+        return Columns()
+    return Columns.of(_read(settings, source, item) for item in _items(settings, shard, items))
 
 
 def _count(
@@ -114,13 +133,17 @@ def _count(
     return Counted(items, shards, whole, source.left_out)
 
 
-def _try(settings: Config, source: Source, shard: ListedShard, count: int) -> list[Tried]:
+def _items(settings: Config, shard: ListedShard, count: int) -> list[WorkItem]:
     slots = tuple(settings.captions.slots)
     named = zip(shard.keys, shard.locators, strict=True)
-    items = [
+    return [
         WorkItem(LEASE, shard.name, index, key, locator, slots)
         for index, (key, locator) in enumerate(islice(named, count))
     ]
+
+
+def _try(settings: Config, source: Source, shard: ListedShard, count: int) -> list[Tried]:
+    items = _items(settings, shard, count)
     read = {item.index: _read(settings, source, item) for item in items}
     facts, outcomes = _caption(settings, items, read)
     found = {index: loaded for index, loaded in read.items() if isinstance(loaded, Loaded)}

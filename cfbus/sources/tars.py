@@ -90,7 +90,8 @@ class TarSource:
                 keys.append(key)
                 locators.append(locator.pack())
         except BadTarError as error:
-            self.left_out.add(where, f"{error} ({len(keys)} items were before that)", grave=True)
+            before = f" ({len(keys)} items were before that)" if keys else ""
+            self.left_out.add(where, f"{error}{before}", grave=True)
             return None
         except OSError as error:
             said = "there is no such file" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"

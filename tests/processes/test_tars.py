@@ -116,6 +116,16 @@ def test_hostile_tars_harm_nobody(nursery: Nursery, tmp_path: Path) -> None:
     assert "20 captions written" in said
 
 
+def test_a_column_that_no_item_has_is_told_before_anything_starts(nursery: Nursery, tmp_path: Path) -> None:
+    make_shards(tmp_path / "shards", 1, 3)
+    out, tars = tmp_path / "out", tmp_path / "shards" / "*.tar"
+    said = Run(nursery, out, tars, "--slot", "short=About {column:titel}.").command.ends(2)
+    assert "the slot short needs the column 'titel', which none of the first 3 items has." in said
+    assert "Did you mean 'title'?" in said
+    assert not (out / "store.json").exists()
+    Run(nursery, out, tars, *SHORT).command.ends(0)
+
+
 def test_a_tar_that_is_replaced_while_it_is_read_is_reported(nursery: Nursery, tmp_path: Path) -> None:
     images = make_shards(tmp_path / "shards", 1, 120)
     out, path = tmp_path / "out", tmp_path / "shards" / "s-0000.tar"
