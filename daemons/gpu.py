@@ -52,6 +52,7 @@ class GpuDaemon:
         self._loop = runtime.Loop()
         self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._awake = False
+        self._captioned = 0  # whether anybody needed it or not
         self._pool: DecodePool | None = None
         self._engine = self._make_engine(worker.decoders)
         name = f"{worker.name}-{worker.gpu_id}"
@@ -67,7 +68,7 @@ class GpuDaemon:
 
     def _make_engine(self, decoders: int) -> Engine:
         if self._captions.engine == "scripted":
-            return ScriptedEngine(self._post)
+            return ScriptedEngine(self._post, self._captions.scripted.speed)
         limits = Limits(max_pixels=self._captions.max_pixels, pixel_budget=self._captions.pixel_budget)
         self._pool = DecodePool(decoders, limits)
         return PaletteEngine(self._read, self._pool, self._post)
@@ -125,6 +126,7 @@ class GpuDaemon:
         outcomes = []
         while not self._finished.empty():
             outcomes.append(self._finished.get_nowait())
+        self._captioned += len(outcomes)
         if outcomes:
             self._carry_out(self._core.outcomes(outcomes, at))
 
@@ -149,7 +151,7 @@ class GpuDaemon:
 
     def _leave(self) -> None:
         self._carry_out(self._core.leave())
-        self._log.info("worker.stops", unacked=self._core.unacked)
+        self._log.info("worker.stops", captioned=self._captioned, unacked=self._core.unacked)
         self._loop.stop(EXIT_DONE)
 
     def _connected(self) -> None:
