@@ -260,7 +260,7 @@ class Scripted(Section):
     )
     speed: Number = Field(
         default=1.0,
-        gt=0,
+        ge=0.001,
         le=10**6,
         description="Read by the worker alone: it is so many times as fast as the broker's rate says. For tests and"
         " benchmarks of workers that are not alike.",
