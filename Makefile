@@ -56,8 +56,8 @@ check: $(VENV)/.dev  ## style, types, direction of imports, generated docs
 	@if [ -f docs/generate.py ]; then .venv/bin/python docs/generate.py --check; fi
 
 .PHONY: sim
-sim: $(VENV)/.dev  ## many simulated runs (SEEDS=10000); one run again: SEED=17
-	@$(RUN) tests/simulation/run.py $(if $(SEED),--seed $(SEED) --story,--seeds $(SEEDS) --jobs 2)
+sim: $(VENV)/.dev  ## many simulated runs (SEEDS=10000); one again: SEED=17; how late the end is: TAIL=9
+	@$(RUN) $(if $(TAIL),tests/simulation/tail.py --seeds $(TAIL) --jobs 2,tests/simulation/run.py $(if $(SEED),--seed $(SEED) --story,--seeds $(SEEDS) --jobs 2))
 
 .PHONY: bench
 bench: $(VENV)/.dev  ## captions per second, and how near that is to the limit

@@ -37,6 +37,13 @@ class Scripted(Section):
     rate: Number = Field(
         default=0.0, ge=0, le=10**9, description="Items per second of one worker; 0 for as many as it can."
     )
+    speed: Number = Field(
+        default=1.0,
+        ge=0.001,
+        le=10**6,
+        description="Read by the worker alone: it is so many times as fast as the broker's rate says. For tests and"
+        " benchmarks of workers that are not alike.",
+    )
     length: Whole = Field(
         default=300, ge=0, le=65536, description="The length of a caption in characters, all of them ASCII."
     )

@@ -61,6 +61,7 @@ class GpuDaemon:
         self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._awake = False
         self._engine, self._pool = open_engine(settings, self._read, self._post)
+        self._captioned = 0  # whether anybody needed it or not
         name = f"{worker.name}-{worker.gpu_id}"
         self._rules = WorkerRules(runtime.new_id(), name[:64], worker.concurrency)
         self._core = Worker(self._rules, self._facts(), runtime.now())
@@ -128,6 +129,7 @@ class GpuDaemon:
         outcomes = []
         while not self._finished.empty():
             outcomes.append(self._finished.get_nowait())
+        self._captioned += len(outcomes)
         if outcomes:
             self._carry_out(self._core.outcomes(outcomes, at))
 
@@ -152,7 +154,7 @@ class GpuDaemon:
 
     def _leave(self) -> None:
         self._carry_out(self._core.leave())
-        self._log.info("worker.stops", unacked=self._core.unacked)
+        self._log.info("worker.stops", captioned=self._captioned, unacked=self._core.unacked)
         self._loop.stop(EXIT_DONE)
 
     def _connected(self) -> None:

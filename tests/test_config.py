@@ -307,6 +307,7 @@ def test_hostile_keys_and_values_are_made_harmless() -> None:
         (["captions.slots.a.prompt=\udcff"], "is not a text"),
         (["captions.scripted.rate=.nan"], "nan is not a number from 0"),
         (["captions.scripted.rate=.inf"], "inf is not a number from 0"),
+        (["captions.scripted.speed=0"], "0 is not a number from 0.001"),
         (["captions.scripted.failures=true"], "true is not a number from 0 to 1"),
         ([f"broker.port={'9' * 5000}"], "is not a whole number"),
         (["dataset.follow_links=1"], "1 is not true or false"),

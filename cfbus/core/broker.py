@@ -228,7 +228,7 @@ class Broker:
         known.rate, known.unacked_bytes = message.rate, message.unacked_bytes
         if not self.ready:
             return []
-        states = []
+        states, told = [], []
         for held in message.leases:
             lease = self.leases.get(held.lease)
             if lease is None or not self.owns(known, lease) or not lease.current:
@@ -238,8 +238,9 @@ class Broker:
             captioned = min(held.captioned, lease.items)
             if captioned > lease.captioned:
                 lease.captioned, lease.progressed = captioned, now
-                lease.deadline = now + self.rules.lease_seconds
-            states.append(self.lease_state(lease, now))
+            told.append(lease)
+        self.leases.prolong(known.instance, now, self.rules.lease_seconds)
+        states += [self.lease_state(lease, now) for lease in told]
         window = self.window()
         return [
             Send(known.peer.connection, m.Renewed(leases=tuple(page), window=window))
@@ -249,7 +250,7 @@ class Broker:
     def lease_state(self, lease: LeaseState, now: float) -> m.LeaseState:
         """What a holder is told of its lease."""
         row = lease.row
-        done = self.passes[row.pass_number].done_in(row.shard, row.start, row.end)
+        done = lease.undone.missing(row.start, row.end)
         ttl = max(lease.deadline - now, 0.0)
         return m.LeaseState(lease=row.lease, current=lease.current, ttl=ttl, done=done[:MAX_RANGES])
 

@@ -6,12 +6,13 @@ when that has come. Requests stand: a worker that got WAIT is served as soon as 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cfbus.bus import messages as m
 from cfbus.bus.fields import MAX_RANGES
 from cfbus.core.effects import Connection, Effect, LeaseRow, Note, Send
+from cfbus.core.helping import Plan
 from cfbus.core.leases import LeaseState
 from cfbus.core.passes import Pass
 from cfbus.core.ranges import RangeSet
@@ -23,9 +24,21 @@ if TYPE_CHECKING:
 ASK_AGAIN_SECONDS = 30.0
 LOOK_AGAIN_SECONDS = 1.0
 """While workers wait, how often it is looked whether a backup lease would gain now."""
+PLAN_SECONDS = 0.25
+PACE_SECONDS = 1.0
+"""So long a plan for backups, and what is known of everybody's speed, are used again."""
 LISTING_SECONDS = 5.0
 MANY_CLAIMS = 10_000
 """With more accused items than this, they are tried again before anything fresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast all workers are together, and how many there are."""
+
+    rate: float
+    workers: int
+    at: float
 
 
 class Granting:
@@ -38,14 +51,24 @@ class Granting:
         self._told: dict[Connection, str] = {}
         self.look_again = 0.0
         self._listing_asked = 0.0
+        self._new: set[Connection] = set()  # who asked since it was last looked what there is
+        self._why = ""
+        self._room = 0
+        self._plan: Plan | None = None
+        self._cut: list[Effect] = []
+        self._pace = Pace(0.0, 0, -PACE_SECONDS)
 
     def request(self, known: PeerState, message: m.Lease, now: float) -> list[Effect]:
         """A worker has room."""
         known.rate = message.rate
         if not known.draining:
-            self.waiting[known.peer.connection] = message
+            self._wants(known.peer.connection, message)
             self._told.pop(known.peer.connection, None)
         return []
+
+    def _wants(self, connection: Connection, message: m.Lease) -> None:
+        self.waiting[connection] = message
+        self._new.add(connection)
 
     def forget(self, connection: Connection) -> None:
         """The worker wants nothing any more."""
@@ -72,12 +95,12 @@ class Granting:
         return ""
 
     def serve(self, now: float) -> list[Effect]:
-        """Grant what can be granted to those who wait, first come first served."""
+        """Grant what can be granted to those who wait."""
         effects: list[Effect] = []
         if not self.waiting:
             return effects
         why = self.why()
-        for connection in list(self.waiting):
+        for connection in self._whose_turn(why, now):
             state = self._broker.peers[connection]
             lease = None if why else self._carve(state, self.waiting[connection], now)
             if lease is None:
@@ -85,8 +108,21 @@ class Granting:
                 continue
             self.forget(connection)
             effects.append(self._ask_for_listing(lease))
-        self.look_again = now + LOOK_AGAIN_SECONDS
+        effects += self._cut
+        self._cut = []
         return effects
+
+    def _whose_turn(self, why: str, now: float) -> list[Connection]:
+        """Who asked just now; all, the fastest first, when there may be something for those who wait already."""
+        broker = self._broker
+        room = sum(walk.free_items for walk in broker.passes.values()) + len(broker.claims)
+        everyone = why != self._why or room > self._room or now >= self.look_again
+        new, self._new = self._new, set()
+        self._why, self._room = why, room
+        if not everyone:
+            return [connection for connection in new if connection in self.waiting]
+        self.look_again = now + LOOK_AGAIN_SECONDS
+        return sorted(self.waiting, key=lambda connection: -self.waiting[connection].rate)
 
     def _wait(self, connection: Connection, reason: str) -> list[Effect]:
         if self._told.get(connection) == reason:
@@ -130,9 +166,15 @@ class Granting:
             if again is not None:
                 return again
         for walk in passes:
-            taken = walk.take(self._chunk_size(walk, state, request), request.shard)
+            if not walk.free_items:
+                continue
+            count = self._chunk_size(walk, state, request, now)
+            taken = walk.take(count, request.shard) if count else None
             if taken is not None:
+                state.chunk = count
                 return self._lease(state, walk, *taken, backup=False, now=now)
+            if not count:
+                return None
         again = self._carve_again(state, numbers, now)
         return again or self._carve_backup(state, request, now)
 
@@ -150,23 +192,60 @@ class Granting:
         return self._lease(state, self._broker.passes[number], shard, index, index + 1, backup=False, now=now)
 
     def _carve_backup(self, state: PeerState, request: m.Lease, now: float) -> LeaseState | None:
-        best = self._broker.leases.best_to_back_up(state.instance, request.rate, now)
+        broker = self._broker
+        if self._plan is None or now - self._plan.made > PLAN_SECONDS:
+            self._plan = Plan(broker.leases, now, lambda instance: instance not in broker.routes)
+        busy, most = self._room_of(state, request, now)
+        best = self._plan.part_for(state.instance, request.rate, busy, most) if most else None
         if best is None:
             return None
-        primary, (start, end) = best
-        walk = self._broker.passes[primary.row.pass_number]
-        self._broker.counts.backups += 1
-        return self._lease(state, walk, primary.row.shard, start, end, backup=True, now=now)
+        helped, (start, end) = best
+        row = helped.row
+        if row.backup:
+            self._take_from(helped, start, end, now)
+        broker.counts.backups += 1
+        return self._lease(state, broker.passes[row.pass_number], row.shard, start, end, backup=True, now=now)
 
-    def _chunk_size(self, walk: Pass, state: PeerState, request: m.Lease) -> int:
-        """About ``lease_seconds`` of this worker's work; small and doubling until its rate is known; never more than
-        a share of what is free, so that at the end of a pass nobody is left with much."""
+    def _take_from(self, backup: LeaseState, start: int, end: int, now: float) -> None:
+        """A backup's far end goes to somebody who has it done sooner; its holder is told to skip it."""
+        broker = self._broker
+        broker.leases.give_back(backup, [(start, end)])
+        if not backup.undone:
+            broker.end_lease(backup)
+        if backup.connection is not None:
+            state = broker.lease_state(backup, now)
+            self._cut.append(Send(backup.connection, m.Renewed(leases=(state,), window=broker.window())))
+
+    def _room_of(self, state: PeerState, request: m.Lease, now: float) -> tuple[int, int]:
+        """How many items a worker has still to caption, and how many more it may have: half of what it could do until
+        the end if all ended together, when it has less than the other half, or its engine too little."""
+        busy = self._broker.leases.outstanding(state.instance)
+        share = request.rate * self._seconds_left(now)
+        if share <= 0:
+            return busy, min(max(state.concurrency, 1), request.want)
+        if busy and busy >= min(share, max(share / 2, state.concurrency)):
+            return busy, 0
+        return busy, max(1, min(int(share / 2 + 1), request.want))
+
+    def _seconds_left(self, now: float) -> float:
+        """How long all workers together need for all that is not done, if they go on as they do; 0 if nobody knows."""
+        broker = self._broker
+        if now - self._pace.at >= PACE_SECONDS:
+            rates = [worker.rate for worker in broker.workers()]
+            self._pace = Pace(sum(rates), len(rates), now)
+        undone = sum(broker.shards.items - walk.done_items for walk in self.leasable())
+        return undone / self._pace.rate if self._pace.rate > 0 else 0.0
+
+    def _chunk_size(self, walk: Pass, state: PeerState, request: m.Lease, now: float) -> int:
+        """About ``lease_seconds`` of this worker's work; small and doubling until its rate is known. Never more than
+        half of what it could do until the end if all ended together, and never so much that it had more than all of
+        that: so at the end nobody is left with much. Who has nothing gets something."""
         rules = self._broker.rules
         if request.rate > 0:
-            count = int(request.rate * rules.lease_seconds)
-        else:
-            count = state.chunk = max(2 * state.concurrency, 2 * state.chunk, 1)
-        count = min(count, -(-walk.free_items // (2 * max(len(self._broker.workers()), 1))))
+            count = max(1, int(request.rate * rules.lease_seconds))
+            return min(count, self._room_of(state, request, now)[1], rules.chunk_size)
+        count = max(2 * state.concurrency, 2 * state.chunk, 1)
+        count = min(count, -(-walk.free_items // (2 * max(self._pace.workers, 1))))
         return max(1, min(count, rules.chunk_size, request.want))
 
     def _lease(
@@ -194,6 +273,7 @@ class Granting:
             granted=now,
             undone=RangeSet(walk.undone_in(shard, [(start, end)])),
             rate=state.rate,
+            concurrency=state.concurrency,
             progressed=now,
             preparing=True,
         )
@@ -261,4 +341,4 @@ class Granting:
         broker.leases.drop(lease)
         connection = broker.routes.get(lease.row.instance)
         if again and connection in broker.peers and not broker.peers[connection].draining:
-            self.waiting.setdefault(connection, m.Lease(want=max(lease.items, 1), rate=lease.rate))
+            self._wants(connection, self.waiting.get(connection, m.Lease(want=max(lease.items, 1), rate=lease.rate)))

@@ -14,7 +14,7 @@ def open_engine(settings: Config, read: Read, post: Post) -> tuple[Engine, Decod
     """The engine, and the decoders that it uses where it needs pictures; to be closed in this order."""
     captions = settings.captions
     if captions.engine == "scripted":
-        return ScriptedEngine(post), None
+        return ScriptedEngine(post, captions.scripted.speed), None
     limits = Limits(max_pixels=captions.max_pixels, pixel_budget=captions.pixel_budget)
     pool = DecodePool(settings.worker.decoders, limits)
     return PaletteEngine(read, pool, post), pool

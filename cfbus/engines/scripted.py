@@ -3,6 +3,7 @@
 It looks at no picture. What it writes follows from the slot, the item's key and the seed, so that a test can
 tell whether a caption belongs to its item. The spec's options say how: ``rate`` (items per second, 0: at once,
 in ``submit`` itself), ``length`` (characters), ``failures`` (share of items that fail for good) and ``seed``.
+A worker can be told to be so many times as fast as the rate says (``speed``), so that not all are alike.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ class ScriptedEngine:
 
     facts = EngineFacts("scripted", MODEL)
 
-    def __init__(self, post: Post) -> None:
+    def __init__(self, post: Post, speed: float = 1.0) -> None:
         self._post = post
+        self._speed = speed
         self._script: _Script | None = None
         self._queue: queue.SimpleQueue[tuple[WorkItem, _Script] | None] = queue.SimpleQueue()
         # Who takes an item out of here posts it: the thread, or nobody after an abandon.
@@ -120,7 +122,7 @@ class ScriptedEngine:
             item, script = entry
             if (item.lease, item.index) not in self._waiting:
                 continue
-            due = max(due, time.monotonic() - _BURST_SECONDS) + 1 / script.rate
+            due = max(due, time.monotonic() - _BURST_SECONDS) + 1 / (script.rate * self._speed)
             if self._closed.wait(max(0.0, due - time.monotonic())):
                 return
             if self._waiting.pop((item.lease, item.index), None) is not None:

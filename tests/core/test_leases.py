@@ -1,13 +1,16 @@
-"""The lease table against a model, and who is asked to help whom."""
+"""The lease table against a model, and what prolongs a lease."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cfbus.core.effects import LeaseRow
-from cfbus.core.leases import MIN_GAIN_SECONDS, LeaseState, LeaseTable
+from cfbus.core.helping import Plan
+from cfbus.core.leases import LeaseState, LeaseTable
 from cfbus.core.ranges import RangeSet, pairs_of
 
 LENGTH = 20
@@ -28,7 +31,7 @@ def lease(
 
 
 class LeaseMachine(RuleBasedStateMachine):
-    """Leases of one shard: primaries where none is, backups where a primary and no backup is."""
+    """Leases of one shard: primaries where nothing is, backups where a primary and no backup is, as planned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,20 +53,23 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule(start=st.integers(0, LENGTH), count=st.integers(1, 8))
     def primary_lease(self, start: int, count: int) -> None:
         end = min(start + count, LENGTH)
-        if start < end and not any(index in self.primary for index in range(start, end)):
+        if start < end and not any(index in self.primary or index in self.backup for index in range(start, end)):
             self._grant(start, end, self.primary, backup=False)
 
-    @rule(rate=st.sampled_from([0.0, 0.5, 10.0]), passed=st.sampled_from([1.0, 10.0, 50.0]))
-    def backup_lease(self, rate: float, passed: float) -> None:
+    @rule(rate=st.sampled_from([0.0, 0.5, 10.0]), passed=st.sampled_from([1.0, 10.0, 50.0]), gone=st.booleans())
+    def backup_lease(self, rate: float, passed: float, gone: bool) -> None:
         self.now += passed
-        best = self.table.best_to_back_up("i-helper", rate, self.now)
+        best = Plan(self.table, self.now, lambda _: gone).part_for("i-helper", rate, 0, 5)
         if best is None:
             return
         state, (start, end) = best
-        assert not state.row.backup
-        assert start < end
-        assert all(self.primary.get(index) == state.row.lease for index in range(start, end))
-        assert not any(index in self.backup for index in range(start, end))
+        assert start < end <= start + 5
+        if state.row.backup:
+            assert all(self.backup.get(index) == state.row.lease for index in range(start, end))
+            self.table.give_back(state, [(start, end)])
+        else:
+            assert all(self.primary.get(index) == state.row.lease for index in range(start, end))
+            assert not any(index in self.backup for index in range(start, end))
         self._grant(start, end, self.backup, backup=True)
 
     def _drop(self, name: str, items: set[int]) -> set[int]:
@@ -74,13 +80,25 @@ class LeaseMachine(RuleBasedStateMachine):
             del own[index]
         return {index for index in gone if index not in self.primary and index not in self.backup}
 
+    def _promote(self, ended: LeaseState) -> None:
+        """Who helped and has alone now what it has, has it as a primary."""
+        for name in set(self.backup.values()):
+            items = [index for index, owner in self.backup.items() if owner == name]
+            overlaps = self.states[name].row.start < ended.row.end and ended.row.start < self.states[name].row.end
+            if overlaps and not any(index in self.primary for index in items):
+                for index in items:
+                    self.primary[index] = self.backup.pop(index)
+
     @rule(which=st.integers(0, 100))
     def end(self, which: int) -> None:
         current = [state for state in self.states.values() if state.current]
         if current:
             state = current[which % len(current)]
             orphans = self._drop(state.row.lease, set(range(LENGTH)))
+            was_primary = not state.row.backup
             assert self.table.end(state) == pairs_of(sorted(orphans))
+            if was_primary:
+                self._promote(state)
 
     @rule(which=st.integers(0, 100), items=st.sets(st.integers(0, LENGTH)))
     def give_back(self, which: int, items: set[int]) -> None:
@@ -136,39 +154,49 @@ def test_a_lease_that_waits_for_its_listing_does_not_expire() -> None:
     assert table.next_deadline() is None
 
 
-def test_the_slowest_is_helped_at_its_far_end() -> None:
-    table = LeaseTable()
-    fast, slow = lease("fast", 0, 100, rate=100.0), lease("slow", 100, 200, rate=1.0)
-    table.add(fast)
-    table.add(slow)
-    best = table.best_to_back_up("i-helper", 3.0, 1.0)
-    assert best == (slow, (125, 200))  # three quarters of the work for three quarters of the speed
-
-
-def test_nobody_helps_where_nothing_is_gained() -> None:
-    table = LeaseTable()
-    table.add(lease("a", 0, 10, rate=10 / MIN_GAIN_SECONDS))
-    assert table.best_to_back_up("i-helper", 1000.0, 0.1) is None
-    table.add(lease("b", 10, 200, rate=0.1))
-    assert table.best_to_back_up("i-b", 1000.0, 0.1) is None  # not oneself
-
-
 def test_a_forgotten_shard_has_no_leases() -> None:
     table = LeaseTable()
     table.add(lease("a", 0, 10))
+    assert list(table.holders()) == ["i-a"]
     assert table.forget(1, 0) == ("a",)
+    assert not list(table.holders())
     assert table.get("a") is None
     assert not list(table.current())
     assert not table.at(1, 0)
 
 
-def test_a_lease_that_went_silent_just_before_its_end_is_backed_up() -> None:
-    row = LeaseRow("1" * 16, "s:0-500@1.1", 1, 0, 0, 500, "ann", "k", "a" * 16, backup=False, current=True)
-    undone = RangeSet([(436, 500)])
-    state = LeaseState(row, None, 120.0, 0.0, undone, rate=50.0, captioned=499, progressed=10.0)
+def test_what_waits_in_line_behind_progress_goes_on() -> None:
     table = LeaseTable()
-    table.add(state)
-    assert table.best_to_back_up("b" * 16, 50.0, 10.5) is None
-    best = table.best_to_back_up("b" * 16, 50.0, 30.0)
-    assert best is not None
-    assert best[0] is state
+    done, slow, waiting = (lease(name, at * 10, at * 10 + 10, seconds=10.0) for at, name in enumerate("abc"))
+    for state in (done, slow, waiting):
+        state.row = replace(state.row, instance="i")
+        table.add(state)
+    other = lease("d", 30, 40, seconds=10.0)
+    table.add(other)
+    slow.progressed = 9.0
+    table.prolong("i", 9.0, 10.0)
+    # What it got before moves or ends by itself; another's is another's.
+    assert table.expired(10.0) == [done, other]
+    assert {slow.deadline, waiting.deadline} == {19.0}
+
+
+def test_a_backup_outlives_its_primary_as_a_primary() -> None:
+    table = LeaseTable()
+    primary, backup = lease("a", 0, 10), lease("b", 5, 10, backup=True)
+    table.add(primary)
+    table.add(backup)
+    assert primary.unhelped.pairs() == ((0, 5),)
+    assert table.end(primary) == ((0, 5),)
+    assert not backup.row.backup
+    assert backup.unhelped.pairs() == ((5, 10),)
+    table.check()
+
+
+def test_leases_that_the_ledger_remembers_may_come_in_any_order() -> None:
+    table = LeaseTable()
+    primary, backup = lease("a", 0, 10), lease("b", 5, 10, backup=True)
+    table.add(backup)
+    table.add(primary)
+    assert primary.unhelped.pairs() == ((0, 5),)
+    table.end(backup)
+    assert primary.unhelped.pairs() == ((0, 10),)

@@ -70,6 +70,17 @@ def test_the_rate_is_roughly_kept() -> None:
     engine.close()
 
 
+def test_a_worker_may_be_so_many_times_as_fast() -> None:
+    outcomes = Outcomes()
+    engine = ScriptedEngine(outcomes.post, speed=1000.0)
+    engine.use(spec_of("scripted", SLOTS, rate=0.1))
+    began = time.monotonic()
+    engine.submit(items_of(5))
+    outcomes.wait_for(5)
+    assert time.monotonic() - began < 50 / 2  # alone, the rate would take fifty seconds
+    engine.close()
+
+
 def test_a_new_rate_holds_for_later_items_only() -> None:
     engine, outcomes = engine_with(rate=100, length=50)
     engine.submit(items_of(5))

@@ -247,11 +247,11 @@ class Terminals:
         where = ["--images", str(images)] if images else []
         nursery.start("cfbus.tools.main", "init", folder, *where, *flags).ends(0)
 
-    def start(self, role: str) -> Command:
+    def start(self, role: str, *arguments: str) -> Command:
         """``broker``, ``writer``, or ``gpu-N``."""
         name, _, number = role.partition("-")
         gpu = ["--gpu-id", number] if number else []
-        return self._nursery.start(f"cfbus.daemons.{name}", "--config", self.config, *gpu)
+        return self._nursery.start(f"cfbus.daemons.{name}", "--config", self.config, *gpu, *arguments)
 
     def admin(self, verb: str) -> dict[str, object]:
         """`cfbus-admin VERB`."""

@@ -41,6 +41,7 @@ class Judge:
     def __init__(self, world: World) -> None:
         self._world = world
         self._given: dict[str, Given] = {}
+        self._moved: dict[str, float] = {}  # when an instance last told of progress with anything
         self._sent: dict[tuple[str, int], list[Place]] = {}
         self._forged: set[tuple[str, int]] = set()
         self._steps = 0
@@ -100,6 +101,7 @@ class Judge:
         given = self._given.get(lease)
         if given is not None and captioned > given.captioned:
             given.captioned, given.moved = captioned, self.flowing
+            self._moved[given.instance] = self.flowing
 
     def check_calm(self) -> None:
         """When nothing is in the way any more, a lease without progress does not last."""
@@ -109,7 +111,9 @@ class Judge:
         for lease in world.broker.leases.current():
             given = self._given.get(lease.row.lease)
             if given is not None and not lease.preparing:
-                idle = self.flowing - max(given.moved, world.calm_since, world.broker_since)
+                # What waits in line on its worker goes on with what is before it.
+                moved = max(given.moved, self._moved.get(given.instance, 0.0))
+                idle = self.flowing - max(moved, world.calm_since, world.broker_since)
                 assert idle <= world.plan.lease_seconds + CALM_SLACK, (
                     f"{lease.row.job} stands still for {idle:.1f} s and does not end; it may until {lease.deadline:.1f}"
                 )

@@ -276,15 +276,21 @@ MUTANTS = (
     ),
     Mutant(
         "backup leases lie over one another",
-        (
-            Edit(
-                "core/leases.py",
-                "if other.current and other.row.backup:\n                open_items",
-                "if False:\n                open_items",
-            ),
-        ),
+        (Edit("core/leases.py", "primary.unhelped.subtract(backup.undone)", "pass"),),
+        (4, 0, 3, 10, 11),
+        "",
+    ),
+    Mutant(
+        "what is moved to another backup stays with the first too",
+        (Edit("core/granting.py", "broker.leases.give_back(backup, [(start, end)])", "pass"),),
         (4, 0, 3, 10, 11),
         "two leases cover an item",
+    ),
+    Mutant(
+        "who helped becomes a primary beside another",
+        (Edit("core/leases.py", "and not state.row.backup and self._is_alone(other):", "and not state.row.backup:"),),
+        (76, 94, 102, 108),
+        "",
     ),
     Mutant(
         "dead letters are sent once",
