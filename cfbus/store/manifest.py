@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from cfbus.bus.wire import checksum
 from cfbus.errors import StoreMismatchError
-from cfbus.store.durable import damaged_file, flush_database, fsync_dir, sqlite_errors, transaction
+from cfbus.store.durable import damaged_file, flush_database, fsync_dir, keep_log, sqlite_errors, transaction
 from cfbus.store.folder import Store
 
 VERSION = 1
@@ -266,7 +266,7 @@ def check_database(path: Path, connection: sqlite3.Connection, known: int, *, de
 
 
 def _make_ready(path: Path, connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
+    keep_log(path, connection)
     connection.execute("PRAGMA synchronous = FULL")
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
         with transaction(path, connection):
