@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[:1] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
-from chaos import apart  # noqa: E402
-from chaos.bus import Bus  # noqa: E402
-from chaos.forking import COUNT  # noqa: E402
-from chaos.nest import Nest  # noqa: E402
-from chaos.verdict import Verdict, compare  # noqa: E402
-from processes.support import Watch, kill  # noqa: E402
+from chaos import apart
+from chaos.bus import Bus
+from chaos.forking import COUNT
+from chaos.nest import Nest
+from chaos.verdict import Verdict, compare
+from processes.support import Watch, kill
 
-from cfbus.core.snapshot import Status  # noqa: E402
-from cfbus.errors import TryAgainError  # noqa: E402
+from cfbus.core.snapshot import Status
+from cfbus.errors import TryAgainError
 
 NEAR_WORKERS, FAR_WORKERS = ("gpu-0", "gpu-1"), ("gpu-2", "gpu-3")
 ROLES = ("broker", "writer", *NEAR_WORKERS, *FAR_WORKERS)
@@ -216,11 +216,14 @@ class Storm:
         self._kill("broker")
 
     def _until_sealed(self, watch: Watch) -> None:
-        self._status = None
         until = time.monotonic() + CALM_SECONDS
-        while not (self._status and self._status.items == self.items and self._status.finished and self._status.sealed):
+        while not self._all_is_sealed():
             assert time.monotonic() < until, f"it does not finish: {self._status}; {self.bus.told()}"
             self._look(watch)
+
+    def _all_is_sealed(self) -> bool:
+        status = self._lives.get(self.bus.running["broker"].pid)
+        return status is not None and status.items == self.items and status.finished and status.sealed
 
     # ------------------------------------------------------------------ afterwards
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from chaos.nest import Nest
 from chaos.points import counts, failed_at, spread
-from chaos.tracing import need_strace
+from chaos.tracing import FLUSHES, need_strace
 
-FLUSHES = ("fdatasync", "fsync")
 POINTS = 8
 
 

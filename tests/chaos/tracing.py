@@ -23,6 +23,7 @@ from processes.support import until
 
 KINDS = ("pwrite64", "fdatasync", "fsync", "rename", "unlink", "write", "ftruncate")
 """What may reach the disk. SQLite writes with the first two; ``write`` is also what wakes threads and fills logs."""
+FLUSHES = ("fdatasync", "fsync")
 TRACEE = re.compile(r"^TracerPid:\t([1-9]\d*)$", re.MULTILINE)
 
 

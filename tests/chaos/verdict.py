@@ -1,5 +1,6 @@
-"""What a storm left: the tables compared with the dataset, and what it took to get there. In columns, for a million rows
-would be too many objects.
+"""What a storm left: the tables compared with the dataset, and what it took to get there.
+
+In columns, for a million rows would be too many objects.
 """
 
 from __future__ import annotations
