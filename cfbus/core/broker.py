@@ -121,7 +121,7 @@ class Broker:
             case m.Commit():
                 return self.catchup.commit(self.writer, message, now)
             case m.State():
-                return self.catchup.state(self.writer, message, payload)
+                return self.catchup.state(self.writer, message, payload, now)
             case m.Listed():
                 return self.granting.listed(message, payload, now)
             case m.Done():

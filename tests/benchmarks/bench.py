@@ -20,8 +20,8 @@ if __name__ == "__main__":
     # What is measured is the tree that this file lies in, whatever else is installed.
     sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
 
-from benchmarks import cores, installed, running, tables  # noqa: E402
-from benchmarks.figures import Extras, Limit, Memory, Report, Run  # noqa: E402
+from benchmarks import cores, installed, running, scale, tables  # noqa: E402
+from benchmarks.figures import Billion, Extras, Limit, Memory, Report, Run  # noqa: E402
 from benchmarks.machine import machine  # noqa: E402
 
 ITEMS, QUICK_ITEMS = 400_000, 40_000
@@ -29,7 +29,7 @@ ROUNDS = 3
 PAGE = ROOT / "docs" / "performance.md"
 START_AND_STOP_SECONDS = 7
 GUESSED_RATE = 40_000
-EXTRA_SECONDS = 30
+EXTRA_SECONDS = 90
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -56,7 +56,7 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help=f"one round of {QUICK_ITEMS} captions, to see that it works"
     )
-    parser.add_argument("--all", action="store_true", help="also the broker's core, its memory, start time, sizes")
+    parser.add_argument("--all", action="store_true", help="also the broker's core, large datasets, start time, sizes")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/performance.md")
     parser.add_argument("--tables-of", type=Path, metavar="JSON", help="measure nothing, take an earlier run's figures")
     return parser.parse_args(arguments)
@@ -87,7 +87,7 @@ def _measure(items: int, rounds: int, workers: Sequence[int], *, extras: bool) -
                 work.mkdir()
         report = Report(
             when=now.strftime("%Y-%m-%d %H:%M UTC"), items=items, machine=machine(ROOT, out), runs=runs, limits=limits,
-            extras=_extras() if extras else None,
+            extras=_extras(work) if extras else None,
         )  # fmt: skip
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -120,10 +120,16 @@ def _same(run: Path, limit: Path) -> None:
         raise running.BenchError(f"the limit's rows are not the product's: {problem}")
 
 
-def _extras() -> Extras:
+def _extras(work: Path) -> Extras:
+    billion = [Billion.model_validate_json(_child("scale", *map(str, case))) for case in scale.CASES]
     memory = [Memory.model_validate_json(_child("cores", *map(str, case))) for case in cores.MEMORY_CASES]
     return Extras(
-        core=cores.measure_core(), memory=memory, help_seconds=installed.help_seconds(), packages=installed.packages()
+        core=cores.measure_core(),
+        memory=memory,
+        catch_up=scale.measure_catch_up(work),
+        billion=billion,
+        help_seconds=installed.help_seconds(),
+        packages=installed.packages(),
     )
 
 

@@ -80,6 +80,28 @@ class Memory(Figures):
     seconds: float
 
 
+class CatchUp(Figures):
+    """Real processes on a store of which every other item is done. Seconds count from the start of the processes."""
+
+    ranges: int
+    items: int
+    open_seconds: float
+    catch_up_seconds: float
+    first_lease_seconds: float
+    cpu_seconds: ByProcess
+    peak_mib: ByProcess
+
+
+class Billion(Figures):
+    """What a core takes for a billion items: when they are listed, and when all of them are done too."""
+
+    part: str
+    shard_items: int
+    shards: int
+    listed_mib: float
+    done_mib: float
+
+
 class Package(Figures):
     name: str
     version: str
@@ -91,6 +113,8 @@ class Extras(Figures):
 
     core: Core
     memory: Sequence[Memory]
+    catch_up: CatchUp | None = None
+    billion: Sequence[Billion] = ()
     help_seconds: Sequence[float]
     packages: Sequence[Package]
 

@@ -98,13 +98,15 @@ def _one_point(victim: str, flags: Sequence[str], code: int, nest: Nest, folder:
 
 
 def _may_be_hidden(seen: str) -> bool:
-    """SQLite does not tell of a directory that it could not flush (we flush it after it), nor of what fails while a
-    database is closed (its log keeps all)."""
+    """SQLite does not tell of a directory that it could not flush (we flush it after it), of what fails while a
+    database is closed at the end (its log keeps all), and of a file that it had just flushed."""
     before, failure, _ = seen.partition("(INJECTED)")
     if not failure:
         return True
-    call = before.splitlines()[-1]
-    return call.startswith("fdatasync") and ("--- SIGTERM" in before or ".sqlite" not in call)
+    *earlier, last = (line for line in before.splitlines() if not line.startswith("write("))
+    call = last.partition(")")[0]
+    again = bool(earlier) and earlier[-1].startswith(call)
+    return call.startswith("fdatasync") and ("--- SIGTERM" in before or ".sqlite" not in call or again)
 
 
 def _new_bus(victim: str, nest: Nest, folder: Path) -> Bus:
