@@ -36,12 +36,14 @@ test: $(VENV)/.dev  ## all tests, with the minutes of each part
 	@failed=0; report=; \
 	part() { \
 	  name=$$1; shift; echo "== tests: $$name"; began=$$(date +%s); \
-	  if $(RUN) -m pytest -q -n 2 $(PYTEST_ARGS) "$$@"; then verdict=passed; else verdict=FAILED; failed=1; fi; \
+	  if $(RUN) -m pytest -q -n $$jobs $(PYTEST_ARGS) "$$@"; then verdict=passed; else verdict=FAILED; failed=1; fi; \
 	  took=$$(( $$(date +%s) - began )); \
 	  report="$$report$$(printf '%-12s %3d.%d min  %s' "$$name" $$((took / 60)) $$((took % 60 / 6)) $$verdict)|"; \
 	}; \
-	part unit tests --ignore=tests/simulation --ignore=tests/processes; \
-	for name in simulation processes; do \
+	jobs=2; \
+	part unit tests --ignore=tests/simulation --ignore=tests/processes --ignore=tests/chaos; \
+	for name in simulation processes chaos; do \
+	  if [ $$name = chaos ]; then jobs=6; fi; \
 	  if [ -d tests/$$name ]; then part $$name tests/$$name; else echo "== tests: no tests/$$name here"; fi; \
 	done; \
 	echo "== minutes of each part"; printf '%s' "$$report" | tr '|' '\n'; \
@@ -58,6 +60,10 @@ check: $(VENV)/.dev  ## style, types, direction of imports, generated docs
 .PHONY: sim
 sim: $(VENV)/.dev  ## many simulated runs (SEEDS=10000); one again: SEED=17; how late the end is: TAIL=9
 	@$(RUN) $(if $(TAIL),tests/simulation/tail.py --seeds $(TAIL) --jobs 2,tests/simulation/run.py $(if $(SEED),--seed $(SEED) --story,--seeds $(SEEDS) --jobs 2))
+
+.PHONY: chaos
+chaos: $(VENV)/.dev  ## real processes killed at every system call, then a storm (SEED=7 KILLS=1000)
+	@$(RUN) tests/chaos/run.py $(if $(SEED),--seed $(SEED)) --kills $(or $(KILLS),1000)
 
 .PHONY: bench
 bench: $(VENV)/.dev  ## captions per second, and how near that is to the limit

@@ -101,7 +101,9 @@ class Worker(Peer):
     spool_dir: Folder = Field(
         default=Path("spool"), description="The folder for results that are not yet acknowledged."
     )
-    spool_mib: Whole = Field(default=512, ge=1, le=1 << 20, description="The most that the spool may hold (MiB).")
+    spool_mib: Whole = Field(
+        default=512, ge=1, le=1 << 20, description="The most that the spool may hold (MiB); near it nothing is begun."
+    )
     decoders: Whole = Field(
         default_factory=_cores,
         ge=1,

@@ -32,6 +32,10 @@ DRAIN_SECONDS = 20.0
 """After being asked to stop: so long for what is in flight and unacked; then it goes to the spool. Without a broker
 there is no ack to wait for."""
 
+SPOOL_SHARE = 0.75
+"""With unacked results of so much of the spool, nothing new is begun: what is in flight still has to find room, or it
+would be lost with the process."""
+
 FLAGS = {
     "--server": "worker.server",
     "--name": "worker.name",
@@ -55,6 +59,7 @@ class GpuDaemon:
         logs.register_secret(pair.secret.decode())
         public = runtime.server_key(worker.server_key, "worker")
         self._spool = SpoolFolder(worker.spool_dir / f"gpu-{worker.gpu_id}", worker.spool_mib << 20)
+        self._most_unacked = int((worker.spool_mib << 20) * SPOOL_SHARE)
         self._source = open_source(settings.dataset)
         self._keep = settings.dataset.keep_columns
         self._loop = runtime.Loop()
@@ -135,7 +140,7 @@ class GpuDaemon:
 
     def _feed(self) -> None:
         room = self._rules.concurrency - self._core.in_flight
-        if room > 0 and not self._core.draining:
+        if room > 0 and not self._core.draining and self._core.unacked_bytes < self._most_unacked:
             items = self._core.next_items(room)
             if items:
                 self._engine.submit(items)

@@ -36,7 +36,7 @@ LISTING_BYTES = 256 * 1024
 FLUSH_BYTES = 4 << 20
 MAX_BACKLOG_SEGMENTS = 4
 SEAL_RETRY_SECONDS = 10.0
-MAX_SEAL_DEATHS = 3
+MAX_SEAL_DEATHS = MAX_SCAN_DEATHS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,7 @@ class WriterDaemon:
         self._left = False
         self._scanning: Chore | None = None
         self._scan_task: StartTask | None = None
+        self._scan_deaths = 0
         self._put_off: list[StartTask] = []
 
     def _take_up(self) -> None:
@@ -287,6 +288,11 @@ class WriterDaemon:
         if exit_code == DiskFullError.exit_code:
             self._later(self._scan_task, said)
             return
+        if exit_code < 0 and self._scan_deaths < MAX_SCAN_DEATHS:
+            self._scan_deaths += 1
+            self._put_off.append(self._scan_task)
+            self._try_later(runtime.now(), f"the child that lists ended by signal {-exit_code}")
+            return
         problem = "" if exit_code == EXIT_DONE else said or f"the lister ended with exit code {exit_code}"
         if said and not problem:
             self._log.warning("listing.remarks", said=said)
@@ -343,7 +349,7 @@ class WriterDaemon:
             return
         if exit_code < 0 and self._seal_deaths < MAX_SEAL_DEATHS:
             self._seal_deaths += 1
-            self._seal_failed(runtime.now(), f"the child that seals ended by signal {-exit_code}")
+            self._try_later(runtime.now(), f"the child that seals ended by signal {-exit_code}")
             return
         self._seal_deaths = 0
         if exit_code != EXIT_DONE or self._seal_result is None:
@@ -359,12 +365,12 @@ class WriterDaemon:
     def _no_room(self, at: float, why: str) -> None:
         """While there is room for the journal the work goes on; when the broker waits for this, people have to know."""
         self._core.disk_full = self._core.disk_full or bool(self._seal_tasks or self._put_off)
-        self._seal_failed(at, why)
+        self._try_later(at, why)
 
-    def _seal_failed(self, at: float, why: str) -> None:
+    def _try_later(self, at: float, why: str) -> None:
         """Nothing is lost, the journal keeps it; try again later."""
         self._seal_retry_at = at + SEAL_RETRY_SECONDS
-        self._log.error("seal.put-off", why=why)
+        self._log.error("task.put-off", why=why)
         if self._loop.stop_requests:
             raise DiskFullError(f"Not all could be sealed: {why}", "Run again; nothing is lost, the journal keeps it.")
 

@@ -121,7 +121,7 @@ class Broker:
             case m.Commit():
                 return self.catchup.commit(self.writer, message, now)
             case m.State():
-                return self.catchup.state(self.writer, message, payload)
+                return self.catchup.state(self.writer, message, payload, now)
             case m.Listed():
                 return self.granting.listed(message, payload, now)
             case m.Done():
@@ -183,6 +183,9 @@ class Broker:
         if not self.ready:
             self.counts.dropped_without_writer += 1
             return []
+        if self._is_complete(known, message):
+            self.counts.duplicates += 1
+            return [self._ack(known, message, "duplicate", "")]
         lease = self.leases.get(message.lease)
         problem = self._result_problem(known, lease, message, payload)
         if problem or lease is None:
@@ -206,6 +209,13 @@ class Broker:
             received=self.wall,
         )
         return [Send(self.writer.connection, message.model_copy(update={"origin": origin}), payload)]
+
+    def _is_complete(self, known: PeerState, message: m.Result) -> bool:
+        """The result is of a lease of this worker whose shard is complete: its ACK was lost, or it came too late."""
+        row = self.leases.complete(message.lease)
+        if row is None or (row.contributor, row.instance) != (known.peer.contributor, message.instance):
+            return False
+        return not self.passes[row.pass_number].undone_in(row.shard, message.ranges)
 
     def _result_problem(self, known: PeerState, lease: LeaseState | None, message: m.Result, payload: bytes) -> str:
         if lease is None or lease.row.contributor != known.peer.contributor or lease.row.instance != message.instance:
@@ -328,6 +338,9 @@ class Broker:
         for row in self.remembered:
             walk = self.passes.get(row.pass_number)
             if walk is None or row.shard >= len(self.shards) or row.end > self.shards.lengths[row.shard]:
+                continue
+            if walk.shard_complete(row.shard):
+                self.leases.add_complete(row)
                 continue
             undone = RangeSet(walk.undone_in(row.shard, [(row.start, row.end)]))
             current = row.current and bool(undone) and not self._overlaps(row, undone)

@@ -7,6 +7,8 @@ a COMMIT that does not follow on the one before means that one was lost, and the
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from cfbus.bus import messages as m
@@ -103,8 +105,9 @@ class CatchUp:
             )
         return ""
 
-    def state(self, writer: WriterState, message: m.State, payload: bytes) -> list[Effect]:
+    def state(self, writer: WriterState, message: m.State, payload: bytes, now: float) -> list[Effect]:
         """A page of the writer's state."""
+        self._asked_at = now  # the answer is coming, however long it is
         try:
             table = decode_table(message.table, payload)
         except WireError as error:
@@ -122,8 +125,8 @@ class CatchUp:
                 broker.shards.add(name, length)
         else:
             rows = (table.numbers(name).tolist() for name in ("pass_number", "shard", "start", "end"))
-            for number, shard, start, end in zip(*rows, strict=True):
-                self._mark_done(number, shard, ((start, end),))
+            for (number, shard), group in groupby(zip(*rows, strict=True), key=itemgetter(0, 1)):
+                self._mark_done(number, shard, tuple((start, end) for _, _, start, end in group))
         if whole and message.last and not writer.caught_up:
             return self._caught_up(writer, message)
         return []

@@ -1,7 +1,8 @@
 """The lease table: who may work on what, until when, and what of it nobody helps with.
 
 Knows leases and time (as an argument); nothing of messages. Ended leases are remembered until their
-shard's pass is complete, so that late results can be told from made-up ones.
+shard's pass is complete, so that late results can be told from made-up ones; of the newest it is known even then
+whose they were, so that what comes again is a duplicate and not a stranger's.
 
 Invariants: of the current leases at most one primary and at most one backup cover an item; ``unhelped`` of a primary
 is what is undone of it and not of a current backup. A backup outlives its primary as a primary.
@@ -16,6 +17,8 @@ from typing import TypeVar
 from cfbus.core.effects import Connection, LeaseRow
 from cfbus.core.ranges import Pair, RangeSet
 
+COMPLETE_KEPT = 4096
+"""So many leases of complete shards are still known: a result of theirs may come again, because its ACK was lost."""
 Key = TypeVar("Key")
 
 
@@ -66,6 +69,7 @@ class LeaseTable:
         self._current: dict[str, LeaseState] = {}
         self._current_at: dict[tuple[int, int], dict[str, LeaseState]] = {}
         self._by_holder: dict[str, dict[str, LeaseState]] = {}
+        self._complete: dict[str, LeaseRow] = {}  # oldest first
 
     def __iter__(self) -> Iterator[LeaseState]:
         return iter(self._by_id.values())
@@ -176,12 +180,25 @@ class LeaseTable:
         return touched
 
     def forget(self, pass_number: int, shard: int) -> tuple[str, ...]:
-        """The shard's pass is complete: drop its leases, and say which."""
-        gone = self._by_place.pop((pass_number, shard), {})
-        for lease, state in gone.items():
-            del self._by_id[lease]
+        """The shard's pass is complete: of its leases no more is known than whose they were. Returns the leases that
+        are older, of which nothing is known from now on."""
+        for state in self._by_place.pop((pass_number, shard), {}).values():
+            del self._by_id[state.row.lease]
             self._not_current(state)
-        return tuple(gone)
+            if not state.preparing:
+                self.add_complete(state.row)
+        old = tuple(self._complete)[:-COMPLETE_KEPT]
+        for lease in old:
+            del self._complete[lease]
+        return old
+
+    def add_complete(self, row: LeaseRow) -> None:
+        """A lease of a shard whose pass is complete."""
+        self._complete[row.lease] = row
+
+    def complete(self, lease: str) -> LeaseRow | None:
+        """A lease of a shard whose pass is complete, if it is still known."""
+        return self._complete.get(lease)
 
     def drop(self, state: LeaseState) -> None:
         """A lease that was never granted."""

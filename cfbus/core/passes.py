@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cfbus.core.ranges import Pair, RangeSet, size
+from cfbus.core.ranges import Pair, RangeSet, Wholes, size
 
 
 class Shards:
@@ -42,6 +42,7 @@ class Pass:
         self.held_items = 0
         self._shards = shards
         self._done: dict[int, RangeSet] = {}
+        self._wholes = Wholes()
         self._held: dict[int, RangeSet] = {}
         self._free: dict[int, RangeSet] = {}  # open shards that have free items, oldest first
         self._next = 0  # the first shard that was never opened
@@ -81,12 +82,17 @@ class Pass:
 
     def mark_done(self, shard: int, pairs: Iterable[Pair]) -> int:
         """These are durable. Returns how many were not known to be."""
+        pairs = tuple(pairs)
         done = self._done.setdefault(shard, RangeSet())
-        new = 0
-        for start, end in pairs:
-            new += done.add(start, end)
-            self._unhold(shard, start, end)
-            self._unfree(shard, start, end)
+        new = done.update(pairs)
+        # One look for many ranges: after a restart there may be a million of them, and nobody holds anything.
+        if shard in self._held:
+            for start, end in pairs:
+                self._unhold(shard, start, end)
+        if shard in self._free:
+            for start, end in pairs:
+                self._unfree(shard, start, end)
+        self._done[shard] = self._wholes.shared(done, self._shards.lengths[shard])
         self.done_items += new
         return new
 

@@ -78,6 +78,8 @@ class Retransmitter:
         for kept in again:
             kept.resend_at = now + self._resend_seconds
             effects.append(Send(BROKER, kept.message, kept.payload))
+        if effects:
+            effects.append(Note("results.sent-again", (("count", len(effects)),)))
         return effects
 
     def spool_old(self, now: float) -> list[Effect]:

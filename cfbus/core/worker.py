@@ -74,7 +74,7 @@ class Worker:
         self._spec: m.Spec | None = None
         self._generation = 0
         self._welcomed = False
-        self._hello_at = now
+        self._hello_at = now + HELLO_SECONDS  # the first comes with the connection
         self._renew_at = now
         self._renew_seconds = 2.0
         self._asked_at: float | None = None

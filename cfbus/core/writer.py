@@ -22,7 +22,7 @@ from cfbus.bus.wire import WireError, checksum, decode_table
 from cfbus.core.effects import Effect, Note, ProbeRoom, ReadListing, Send, Stop
 from cfbus.core.frame import JournalFrame
 from cfbus.core.pages import entry_bytes, pages
-from cfbus.core.ranges import Pair, RangeSet, size
+from cfbus.core.ranges import Pair, RangeSet, Wholes, size
 from cfbus.core.tasks import Tasks
 from cfbus.core.telling import StatePage, done_pages, pass_pages, shard_pages
 
@@ -65,11 +65,12 @@ class Writer:
         self._names: list[str] = []
         self._passes: dict[int, tuple[str, ...]] = {}
         self._done: dict[tuple[int, int], RangeSet] = {}
+        self._wholes = Wholes()
         self._staged: list[_Staged] = []
         self._staged_done: dict[tuple[int, int], RangeSet] = {}
         self._staged_bytes = 0
         self._welcomed = False
-        self._hello_at = now
+        self._hello_at = now + HELLO_SECONDS  # the first comes with the connection
         self._commit_at = now
         self._tasks = Tasks()
 
@@ -86,7 +87,9 @@ class Writer:
 
     def know_done(self, number: int, shard: int, pairs: Iterable[Pair]) -> None:
         """Items that are durable."""
-        self._done.setdefault((number, shard), RangeSet()).update(pairs)
+        done = self._done.setdefault((number, shard), RangeSet())
+        done.update(pairs)
+        self._done[number, shard] = self._wholes.shared(done, self._lengths[shard])
 
     def know_totals(self, captions: int, dead_letters: int) -> None:
         """How many rows the store has."""
@@ -172,7 +175,7 @@ class Writer:
         """What was staged is durable."""
         staged, self._staged, self._staged_bytes = self._staged, [], 0
         for place, items in self._staged_done.items():
-            self._done.setdefault(place, RangeSet()).update(items)
+            self.know_done(*place, items)
         self._staged_done.clear()
         self.disk_full = False
         for entry in staged:

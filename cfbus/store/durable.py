@@ -178,6 +178,14 @@ def transaction(path: Path, connection: sqlite3.Connection) -> Iterator[sqlite3.
             raise
 
 
+def keep_log(path: Path, connection: sqlite3.Connection) -> None:
+    """Put an SQLite file into WAL mode. If the disk fails meanwhile, SQLite says no more than that nothing changed."""
+    with sqlite_errors(path):
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise disk_full(path) if _has_no_room(path) else damaged_file(path, "the disk refused its log")
+
+
 def flush_database(path: Path) -> None:
     """Flush an SQLite file and its log, before the database is opened.
 

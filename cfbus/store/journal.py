@@ -28,6 +28,7 @@ from cfbus.store.durable import (
     disk_errors,
     flush_database,
     fsync_dir,
+    keep_log,
     remove_database,
     sqlite_errors,
     transaction,
@@ -315,7 +316,7 @@ def _create(path: Path) -> sqlite3.Connection:
     try:
         with sqlite_errors(path):
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            keep_log(path, connection)
         with transaction(path, connection):
             connection.execute(_CREATE)
             connection.execute(f"PRAGMA user_version = {VERSION}")

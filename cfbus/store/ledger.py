@@ -18,7 +18,7 @@ from typing import Any
 from cfbus.core.effects import DropLeases, Effect, LeaseRow, SaveLease, SavePosition
 from cfbus.core.state import Remembered
 from cfbus.errors import StoreInUseError, StoreMismatchError
-from cfbus.store.durable import disk_errors, sqlite_errors
+from cfbus.store.durable import disk_errors, keep_log, sqlite_errors
 
 VERSION = 1
 _SCHEMA = """
@@ -41,7 +41,7 @@ class Ledger:
         self._granted = 0
         with sqlite_errors(path):
             self._database = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-            self._database.execute("PRAGMA journal_mode=WAL")
+            keep_log(path, self._database)
             self._database.execute("PRAGMA synchronous=NORMAL")
             known = self._database.execute("PRAGMA user_version").fetchone()[0]
             if known > VERSION:

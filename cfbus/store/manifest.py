@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from cfbus.bus.wire import checksum
 from cfbus.errors import StoreMismatchError
-from cfbus.store.durable import damaged_file, flush_database, fsync_dir, sqlite_errors, transaction
+from cfbus.store.durable import damaged_file, flush_database, fsync_dir, keep_log, sqlite_errors, transaction
 from cfbus.store.folder import Store
 from cfbus.store.reading import connect_to_read
 
@@ -277,7 +277,7 @@ def _connect_to_write(path: Path) -> sqlite3.Connection:
 
 def _make_ready(path: Path, connection: sqlite3.Connection, *, changing: bool) -> None:
     if changing:
-        connection.execute("PRAGMA journal_mode = WAL")
+        keep_log(path, connection)
         connection.execute("PRAGMA synchronous = FULL")
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
         with transaction(path, connection):

@@ -94,6 +94,28 @@ class Listing(Figures):
     run_listed_seconds: float | None = None
 
 
+class CatchUp(Figures):
+    """Real processes on a store of which every other item is done. Seconds count from the start of the processes."""
+
+    ranges: int
+    items: int
+    open_seconds: float
+    catch_up_seconds: float
+    first_lease_seconds: float
+    cpu_seconds: ByProcess
+    peak_mib: ByProcess
+
+
+class Billion(Figures):
+    """What a core takes for a billion items: when they are listed, and when all of them are done too."""
+
+    part: str
+    shard_items: int
+    shards: int
+    listed_mib: float
+    done_mib: float
+
+
 class Package(Figures):
     name: str
     version: str
@@ -106,6 +128,8 @@ class Extras(Figures):
     core: Core
     memory: Sequence[Memory]
     listings: Sequence[Listing] = ()
+    catch_up: CatchUp | None = None
+    billion: Sequence[Billion] = ()
     help_seconds: Sequence[float]
     packages: Sequence[Package]
 

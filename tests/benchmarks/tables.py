@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TypeAlias
 
-from benchmarks.figures import ByProcess, Extras, Limit, Listing, Memory, Package, Report, Run
+from benchmarks.figures import Billion, ByProcess, CatchUp, Extras, Limit, Listing, Memory, Package, Report, Run
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 MIB = 1 << 20
@@ -120,11 +120,37 @@ def _extras(extras: Extras) -> list[str]:
         ),
         "What it takes to know what is done, in a pass of which a share is done in scattered ranges:",
         table([["items", "done", "ranges of", "ranges", "MiB", "bytes a range"], *map(_memory, extras.memory)]),
+        *(_catch_up(extras.catch_up) if extras.catch_up else []),
+        *(_billion(extras.billion) if extras.billion else []),
         *_listings(extras.listings),
         f"`cfbus --help` takes {spread(extras.help_seconds, '.2f')} seconds.",
         f"`pip install cfbus` brings {total:.0f} MiB, of which:",
         table([["package", "version", "MiB"], *(_package(one) for one in extras.packages if one.mib >= SHOWN_MIB)]),
     ]
+
+
+def _catch_up(found: CatchUp) -> list[str]:
+    rows = [
+        ["", "seconds"],
+        ["from the start until the writer has opened the store", f"{found.open_seconds:.1f}"],
+        ["from its HELLO until the broker knows what is done", f"{found.catch_up_seconds:.1f}"],
+        ["from the start until the first lease", f"{found.first_lease_seconds:.1f}"],
+        *([f"processor time until then, {name}", f"{used:.1f}"] for name, used in found.cpu_seconds.items()),
+    ]
+    peaks = ", ".join(f"{name} {peak:,.0f}" for name, peak in found.peak_mib.items())
+    return [
+        f"Starting on a store of {found.items:,} items with {found.ranges:,} ranges done (peak MiB: {peaks}):",
+        table(rows),
+    ]
+
+
+def _billion(cases: Sequence[Billion]) -> list[str]:
+    rows = [
+        [one.part, f"{one.shard_items:,}", f"{one.shards:,}", f"{one.listed_mib:.0f}", f"{one.done_mib:.0f}"]
+        for one in cases
+    ]
+    head = ["core", "items a shard", "shards", "MiB, listed", "MiB, all done"]
+    return ["What a billion items take in memory:", table([head, *rows])]
 
 
 def _memory(case: Memory) -> list[str]:

@@ -105,6 +105,25 @@ def test_an_ack_follows_the_commit_and_not_the_result() -> None:
     assert [it.position for it in rig.effects if isinstance(it, e.SavePosition)][-1] == 1
 
 
+def test_a_result_that_comes_again_when_its_shard_is_complete_is_a_duplicate_of_its_worker_alone() -> None:
+    rig = ready(length=1)
+    for name in ("ann", "bob"):
+        rig.join(name)
+    message, payload = rig.result(rig.lease("ann"), 0, 1, ANN)
+    rig.say("ann", message, payload)
+    rig.commit()
+    rows = [it.row for it in rig.effects if isinstance(it, e.SaveLease)]
+    again = Rig(1, Remembered(STORE, 1, tuple(rows[-1:])))
+    again.writer = rig.writer
+    again.connect_writer()
+    for bus in (rig, again):
+        bus.join("ann")
+        bus.join("bob")
+        for name, status in (("ann", "duplicate"), ("bob", "refused")):
+            bus.say(name, message, payload)
+            assert bus.heard(name, m.Ack)[-1].results[0].status == status
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cfbus.core.effects import LeaseRow
 from cfbus.core.helping import Plan
-from cfbus.core.leases import LeaseState, LeaseTable
+from cfbus.core.leases import COMPLETE_KEPT, LeaseState, LeaseTable
 from cfbus.core.ranges import RangeSet, pairs_of
 
 LENGTH = 20
@@ -154,15 +154,27 @@ def test_a_lease_that_waits_for_its_listing_does_not_expire() -> None:
     assert table.next_deadline() is None
 
 
-def test_a_forgotten_shard_has_no_leases() -> None:
+def test_a_complete_shard_has_no_leases_and_it_is_known_whose_they_were() -> None:
     table = LeaseTable()
     table.add(lease("a", 0, 10))
     assert list(table.holders()) == ["i-a"]
-    assert table.forget(1, 0) == ("a",)
+    assert table.forget(1, 0) == ()
     assert not list(table.holders())
     assert table.get("a") is None
     assert not list(table.current())
     assert not table.at(1, 0)
+    assert table.complete("a") == lease("a", 0, 10).row
+
+
+def test_of_too_many_complete_leases_the_oldest_are_forgotten() -> None:
+    table = LeaseTable()
+    for number in range(COMPLETE_KEPT):
+        table.add_complete(lease(f"old {number}", 0, 10).row)
+    table.add(lease("new", 0, 10))
+    assert table.forget(1, 0) == ("old 0",)
+    assert table.complete("old 0") is None
+    assert table.complete("old 1")
+    assert table.complete("new")
 
 
 def test_what_waits_in_line_behind_progress_goes_on() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cfbus.core.ranges import RangeSet, pairs_of, size
+from cfbus.core.ranges import RangeSet, Wholes, pairs_of, size
 
 LIMIT = 40
 INDEX = st.integers(0, LIMIT)
@@ -79,3 +79,11 @@ def test_indices_become_the_fewest_ranges(items: set[int]) -> None:
     pairs = pairs_of(sorted(items))
     assert [index for start, end in pairs for index in range(start, end)] == sorted(items)
     assert pairs == RangeSet((index, index + 1) for index in items).pairs()
+
+
+def test_whole_sets_of_a_length_are_one() -> None:
+    wholes = Wholes()
+    first, second, part = RangeSet([(0, 7)]), RangeSet([(0, 3), (3, 7)]), RangeSet([(0, 6)])
+    assert wholes.shared(first, 7) is wholes.shared(second, 7)
+    assert wholes.shared(part, 7) is part
+    assert wholes.shared(part, 6) == RangeSet([(0, 6)])

@@ -228,3 +228,10 @@ def test_a_fatal_error_ends_the_worker_and_hello_first_does_not() -> None:
     stop = own.handle(m.Error(code="role", sentence="no", fatal=True), b"", 51.0)[0]
     assert isinstance(stop, e.Stop)
     assert stop.exit_code == 77
+
+
+def test_one_hello_for_one_connection() -> None:
+    own = Worker(WorkerRules(SELF, "ann", 4), EngineFacts("scripted", "none"), 0.0)
+    assert sent(own.tick(0.0), m.Hello) == [], "libzmq may be connected before we are told"
+    assert len(sent(own.connected(0.1), m.Hello)) == 1
+    assert sent(own.tick(0.2), m.Hello) == []

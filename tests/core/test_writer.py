@@ -12,7 +12,7 @@ from cfbus.bus.columns import build
 from cfbus.bus.fields import MAX_HEADER_BYTES
 from cfbus.bus.wire import checksum, decode_table, encode, encode_table
 from cfbus.core import effects as e
-from cfbus.core.writer import Writer, WriterRules
+from cfbus.core.writer import HELLO_SECONDS, Writer, WriterRules
 
 ANN = instance_of("ann")
 WIDE = "\N{GRINNING FACE}"
@@ -223,3 +223,11 @@ def test_a_failure_is_a_dead_letter() -> None:
     own.handle(message.model_copy(update=change), payload, 0.0)
     assert [entry.status for entry in stored(own)] == ["stored"]
     assert (own.captions, own.dead_letters) == (0, 1)
+
+
+def test_one_hello_for_one_connection() -> None:
+    own = Writer(WriterRules(STORE, "d", "1" * 16, "writer"), 0, 0.0)
+    assert sent(own.tick(0.0)) == [], "libzmq may be connected before we are told"
+    assert len(sent(own.connected(0.1))) == 1
+    assert sent(own.tick(0.2)) == []
+    assert len(sent(own.tick(0.1 + HELLO_SECONDS))) == 1

@@ -169,8 +169,10 @@ def kill(pid: int) -> None:
 
 def free_port() -> int:
     """A port where nobody listens, outside of the range from which the kernel hands out."""
+    # From the system's dice: those of Python fall alike in all processes of a parallel test run.
+    dice = random.SystemRandom()
     while True:
-        port = random.randint(15000, 30000)
+        port = dice.randint(15000, 30000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
@@ -216,6 +218,10 @@ class Watch:
             if newest is not None and is_true(newest):
                 return newest
         raise AssertionError(f"not within {seconds:.0f} s: {what}; the last status is {newest}")
+
+    def look(self, seconds: float = 0.0) -> Status | None:
+        """The newest status that comes within this time, if any does."""
+        return self._follower.next(seconds)
 
     def fresh(self) -> Status:
         """A status that was published from now on."""

@@ -18,8 +18,6 @@ import pyarrow.dataset as ds
 from PIL import Image
 
 from cfbus.bus.wire import unpack_small
-from cfbus.store.folder import Store
-from cfbus.store.manifest import Manifest
 
 Place = tuple[str, int]
 """A shard's name and an item's index in it."""
@@ -116,15 +114,21 @@ def sealed_bytes(out: Path) -> dict[str, bytes]:
 def durable(out: Path) -> dict[Place, int]:
     """The position of each item that is durable, sealed or not. Only while no writer works."""
     places = {(row.shard, row.index): row.position for row in rows(out)} if any(sealed_bytes(out)) else {}
-    manifest = Manifest.open(Store.peek(out))
-    names = [shard.name for shard in manifest.shards()]
-    manifest.close()
+    # Copies, because opening what a killed process left changes it.
     with tempfile.TemporaryDirectory() as folder:
-        for path in (out / "journal").glob("*.sqlite*"):
+        for path in (*out.glob("manifest.sqlite*"), *(out / "journal").glob("*.sqlite*")):
             shutil.copy(path, folder)
-        for copy in sorted(Path(folder).glob("*.sqlite")):
+        names = _shard_names(Path(folder) / "manifest.sqlite")
+        for copy in sorted(Path(folder).glob("0*.sqlite")):
             places |= _unsealed(copy, names)
     return places
+
+
+def _shard_names(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as database:
+        if not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            return []
+        return [name for (name,) in database.execute("SELECT name FROM shards ORDER BY number")]
 
 
 def _unsealed(path: Path, names: Sequence[str]) -> Mapping[Place, int]:

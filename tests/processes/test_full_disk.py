@@ -15,6 +15,8 @@ from processes.asking import needs, told_under
 from processes.support import Nursery, Run
 from processes.tables import exact_scripted, make_pictures
 
+LEASE_SECONDS = 5
+
 
 @dataclass(frozen=True)
 class SmallDisk:
@@ -75,16 +77,20 @@ def test_too_little_room_to_begin(small_disk: SmallDisk, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("small_disk", [96], indirect=True)
 def test_no_room_in_mid_run_waits_and_goes_on_by_itself(small_disk: SmallDisk, nursery: Nursery) -> None:
-    """Journal, manifest, ledger, registry, spool and logs all lie on the disk that is full."""
+    """Journal, manifest, ledger, spool and logs all lie on the disk, and it is full for longer than a lease lasts."""
     out, items = small_disk.path / "out", 8000
-    run = Run(nursery, out, *scripted(items, 300, "captions.scripted.rate=2000", "broker.chunk_size=100"))
+    settings = ("captions.scripted.rate=2000", "broker.chunk_size=100", f"broker.lease_seconds={LEASE_SECONDS}")
+    run = Run(nursery, out, *scripted(items, 300, *settings))
     with run.follow() as watch:
         watch.until("some are done", lambda status: status.done > 1000)
         small_disk.fill()
         full = watch.until("it says so", lambda status: status.why == "writer-disk-full")
         run.command.says("THE DISK IS FULL: make room, then it goes on by itself")
-        time.sleep(1.5)  # to see that nothing is done, and nobody gives up
-        assert watch.fresh().done == full.done < items
+        time.sleep(LEASE_SECONDS + 2.0)  # to see that nothing is done or granted, and nobody gives up
+        still = watch.fresh()
+        assert still.done == full.done < items
+        assert still.leased > 0
+        assert (still.leases_granted, still.leases_ended) == (full.leases_granted, full.leases_ended)
         small_disk.free()
         watch.until("it goes on", lambda status: status.done > full.done)
     said = run.command.ends(0)

@@ -1,0 +1,44 @@
+"""kill -9 at the N-th system call of each kind: a sample of what `make chaos` does at every one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from chaos.nest import Nest
+from chaos.points import VICTIMS, counts, killed_at, spread
+from chaos.tracing import KINDS, need_strace
+
+POINTS = 30
+"""Of each victim; two make the 60 of `make test`."""
+PARTS = 2
+
+
+@cache
+def calls(victim: str) -> Counter[str]:
+    """Counted once in a process."""
+    with TemporaryDirectory() as folder, Nest(Path(folder) / "said") as nest:
+        return counts(victim, nest, Path(folder) / "bus")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_killed_at_a_system_call(victim: str, part: int, nest: Nest, tmp_path: Path) -> None:
+    need_strace()
+    found = calls(victim)
+    if victim == "writer":
+        assert set(found) == set(KINDS)
+    points = spread(found, POINTS)[part::PARTS]
+    reached = [killed_at(victim, point, nest, tmp_path / str(point)) for point in points]
+    # Of the last ones of a run some may not come again.
+    assert sum(reached) >= len(points) - 2, list(zip(points, reached, strict=True))
+
+
+def test_points_are_spread_over_all_kinds_and_the_whole_run() -> None:
+    points = spread(Counter(fsync=100, rename=2, unlink=50), 12)
+    by_kind = {kind: [point.number for point in points if point.kind == kind] for kind in ("fsync", "rename", "unlink")}
+    assert by_kind == {"fsync": [1, 25, 50, 75, 100], "rename": [1, 2], "unlink": [1, 13, 25, 37, 50]}
