@@ -70,15 +70,20 @@ class Cut:
                     (root / path).chmod(0o600)
 
 
-def cuts(recording: Recording, seed: int, samples: int = SAMPLES, before: Facts | None = None) -> list[Cut]:
-    """Every cut of a recording that began on a disk where all was durable, with distinct images."""
+def cuts(
+    recording: Recording, seed: int, samples: int = SAMPLES, *, before: Facts | None = None, after: int = 0
+) -> list[Cut]:
+    """Every cut of a recording that began on a disk where all was durable, with distinct images; only those after an
+    operation."""
     found: dict[bytes, Cut] = {}
     facts = before.copy() if before else Facts()
     for point, disk in _moments(recording):
         operation = recording.operations[point - 1] if point else None
         if isinstance(operation, Marked):
             facts.hear(operation.text)
-        if operation is not None and isinstance(operation, Marked) and "sent" in operation.text:
+            if "sent" in operation.text:
+                continue
+        if point < after:
             continue
         for image in disk.images(random.Random(f"{seed} {point}"), samples):
             name = _name(image)

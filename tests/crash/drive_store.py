@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crash.rig import BrokerRig, Mark, WriterRig, in_turn, marker
 from crash.sample import PARTS
-from crash.strace import MARKS
+from crash.strace import marks_of
 
 from cfbus.bus.columns import build
 from cfbus.store.durable import probe_room
@@ -90,4 +90,4 @@ def end(root: Path, mark: Mark) -> None:
 PHASES = (begin, leave_a_seal_half_done, leave_a_journal_file_that_is_sealed, end)
 
 if __name__ == "__main__":
-    in_turn(PHASES, Path(sys.argv[1]), marker(os.environ[MARKS]))
+    in_turn(PHASES, Path(sys.argv[1]), marker(marks_of(Path(sys.argv[1]))))

@@ -42,7 +42,7 @@ def no_mark(_: dict[str, object]) -> None:
     """Nobody listens."""
 
 
-def marker(path: str) -> Mark:
+def marker(path: Path) -> Mark:
     """Writes marks where strace sees them."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 

@@ -23,13 +23,17 @@ HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))
 
+from crash.again import after_cuts, after_kills, kill_points  # noqa: E402
 from crash.cuts import SAMPLES, Cut, cuts  # noqa: E402
 from crash.recovery import recover  # noqa: E402
 from crash.strace import Recording, read_folder, record  # noqa: E402
 
 import cfbus  # noqa: E402
 
-WORKLOADS = {"store": "drive_store.py"}
+WORKLOADS = ("store", "store-killed", "store-cut-again")
+KILLS = 24
+AGAIN = 8
+"""So many recoveries of a workload are recorded."""
 _MEMORY = Path("/dev/shm")
 # What is recorded takes the cfbus that is taken here: that of a mutant, or the one of this tree.
 _PLACES = {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(Path(cfbus.__file__).parents[1])])}
@@ -47,7 +51,7 @@ def record_workload(name: str, folder: Path) -> Recording:
     """What a workload did, and that it is all that it did."""
     root = folder / name
     root.mkdir()
-    command = [sys.executable, str(HERE / WORKLOADS[name]), str(root)]
+    command = [sys.executable, str(HERE / f"drive_{name}.py"), str(root)]
     recorded = record(command, [root], folder / f"{name}.log", _PLACES)[0]
     replayed, real = recorded.end().content(), read_folder(root).content()
     different = sorted(path for path in replayed.keys() | real.keys() if replayed.get(path) != real.get(path))
@@ -79,11 +83,21 @@ def try_cuts(chosen: Sequence[Cut], folder: Path) -> Iterator[Failure]:
         shutil.rmtree(root)
 
 
-def all_cuts(recording: Recording, seed: int, samples: int, most: int) -> list[Cut]:
-    """The cuts of a recording in an order that has nothing to do with time; at most so many."""
-    found = cuts(recording, seed, samples)
-    random.Random(seed).shuffle(found)
-    return found[:most]
+def all_cuts(name: str, folder: Path, seed: int, samples: int) -> list[Cut]:
+    """The cuts of a workload, or of recoveries from it, in an order that has nothing to do with time."""
+    dice = random.Random(seed)
+    base, _, then = name.partition("-")
+    recording = record_workload(base, folder)
+    match then:
+        case "killed":
+            found = after_kills(recording, kill_points(recording, KILLS, seed), folder, _PLACES, samples)
+        case "cut-again":
+            first = cuts(recording, seed, samples)
+            found = after_cuts(dice.sample(first, min(AGAIN, len(first))), folder, _PLACES, samples)
+        case _:
+            found = cuts(recording, seed, samples)
+    dice.shuffle(found)
+    return found
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -91,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
     import argparse
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--workload", action="append", choices=sorted(WORKLOADS))
+    parser.add_argument("--workload", action="append", choices=WORKLOADS)
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--most", type=int, default=1 << 30)
     parser.add_argument("--seed", type=int, default=0)
@@ -101,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     for name in wanted.workload or WORKLOADS:
         with work_folder() as folder:
             began = time.monotonic()
-            chosen = all_cuts(record_workload(name, folder), wanted.seed, wanted.samples, wanted.most)
+            chosen = all_cuts(name, folder, wanted.seed, wanted.samples)[: wanted.most]
             here = 0
             for failure in try_cuts(chosen, folder):
                 here += 1

@@ -20,8 +20,6 @@ from pathlib import Path
 from crash.operations import Flushed, Marked, Named, Operation, Removed, Renamed, Resized, Tree, Wrote
 
 SECONDS = 180
-MARKS = "CRASH_TEST_MARKS"
-"""The environment variable that names the file into which workloads write their marks."""
 _CALLS = (
     "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,ftruncate,truncate,fallocate,rename,renameat,renameat2,"
     "link,linkat,symlink,symlinkat,unlink,unlinkat,rmdir,mkdir,mkdirat,fsync,fdatasync,sync_file_range,mmap,lseek,"
@@ -61,22 +59,29 @@ def read_folder(root: Path) -> Tree:
     return tree
 
 
-def record(command: Sequence[str], roots: Sequence[Path], log: Path, environment: dict[str, str]) -> list[Recording]:
-    """Run a command, which must end well; what was done below each of the roots."""
-    starts = [read_folder(root) for root in roots]
-    marks = log.with_suffix(".marks")
+def marks_of(root: Path) -> Path:
+    """The file, beside what is watched, into which a workload writes its marks."""
+    return root.with_name(root.name + ".marks")
+
+
+def record(
+    command: Sequence[str], roots: Sequence[Path], log: Path, environment: dict[str, str], starts: Sequence[Tree] = ()
+) -> list[Recording]:
+    """Run a command, which must end well; what was done below each of the roots. ``starts`` are what lies there, when
+    its nodes are to keep their numbers."""
+    begin = [*starts] or [read_folder(root) for root in roots]
     strace = ["strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", str(1 << 24), "-o", str(log), "-e", f"trace={_CALLS}"]
     done = subprocess.run(
         [*strace, *command],
-        env={**os.environ, **environment, MARKS: str(marks), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, **environment, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         timeout=SECONDS,
         check=False,
     )
     assert done.returncode == 0, f"exit code {done.returncode}: {done.stdout} {done.stderr}"
-    readers = [_Reader(str(root), start, str(marks)) for root, start in zip(roots, starts, strict=True)]
-    for began, ended, call in _calls(log, [*map(str, roots), str(marks)]):
+    readers = [_Reader(str(root), start, str(marks_of(root))) for root, start in zip(roots, begin, strict=True)]
+    for began, ended, call in _calls(log, [str(root) for root in roots]):
         for reader in readers:
             reader.read(began, ended, call)
     return [reader.recording for reader in readers]
