@@ -39,6 +39,7 @@ class Wanted:
     engine: str | None
     config_file: Path | None
     overrides: tuple[str, ...]
+    accept_loss: bool = False
 
 
 def configure(wanted: Wanted, environ: Mapping[str, str]) -> config.Config:

@@ -20,6 +20,7 @@ VERBS = {
     "run": ("cfbus.tools.run", "Caption folders of images: one command, all on this machine."),
     "init": ("cfbus.tools.init", "Write a commented configuration and keys for a bus of your own."),
     "keygen": ("cfbus.tools.keygen", "Make a keypair."),
+    "journal": ("cfbus.tools.journal", "Look at a store's journal, or rescue what is whole of a damaged one."),
     "demo": ("cfbus.tools.demo", "Caption a dozen photographs and show the result."),
 }
 

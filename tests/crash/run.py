@@ -36,7 +36,7 @@ AGAIN = 8
 """So many recoveries of a workload are recorded."""
 _MEMORY = Path("/dev/shm")
 # What is recorded takes the cfbus that is taken here: that of a mutant, or the one of this tree.
-_PLACES = {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(Path(cfbus.__file__).parents[1])])}
+PLACES = {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(Path(cfbus.__file__).parents[1])])}
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def record_workload(name: str, folder: Path) -> Recording:
     root = folder / name
     root.mkdir()
     command = [sys.executable, str(HERE / f"drive_{name}.py"), str(root)]
-    recorded = record(command, [root], folder / f"{name}.log", _PLACES)[0]
+    recorded = record(command, [root], folder / f"{name}.log", PLACES)[0]
     replayed, real = recorded.end().content(), read_folder(root).content()
     different = sorted(path for path in replayed.keys() | real.keys() if replayed.get(path) != real.get(path))
     assert not different, f"the recording does not give what is on the disk: {different}"
@@ -90,10 +90,10 @@ def all_cuts(name: str, folder: Path, seed: int, samples: int) -> list[Cut]:
     recording = record_workload(base, folder)
     match then:
         case "killed":
-            found = after_kills(recording, kill_points(recording, KILLS, seed), folder, _PLACES, samples)
+            found = after_kills(recording, kill_points(recording, KILLS, seed), folder, PLACES, samples)
         case "cut-again":
             first = cuts(recording, seed, samples)
-            found = after_cuts(dice.sample(first, min(AGAIN, len(first))), folder, _PLACES, samples)
+            found = after_cuts(dice.sample(first, min(AGAIN, len(first))), folder, PLACES, samples)
         case _:
             found = cuts(recording, seed, samples)
     dice.shuffle(found)

@@ -284,6 +284,15 @@ class _Reader:
         if node is not None:
             self._do(Wrote(node, int(call.arguments[3]), _bytes(call.arguments[1])[: call.result]))
 
+    def _sendfile(self, call: _Call, began: int) -> None:
+        to, source = self._file(call), self._path(call.arguments[1])
+        if to is None:
+            return
+        node = self._tree.find(source) if source is not None else None
+        assert node is not None, "a file is copied from elsewhere"
+        offset = int(call.arguments[2].partition("]")[0].lstrip("["))
+        self._put(to, self._tree.files[node][offset : offset + call.result])
+
     def _ftruncate(self, call: _Call, began: int) -> None:
         node = self._file(call)
         if node is not None and len(self._tree.files[node]) != int(call.arguments[1]):
