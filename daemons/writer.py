@@ -45,6 +45,19 @@ class _SealTask:
     position: int
 
 
+def take_up(core: Writer, manifest: Manifest, journal: Journal) -> None:
+    """Tell a new core what the store holds."""
+    for shard in manifest.shards():
+        core.know_shard(shard.name, shard.length)
+    for row in manifest.passes():
+        core.know_pass(row.number, row.slots)
+    for source in (manifest.done(), journal.done()):
+        for number, shard_number, begin, end in source:
+            core.know_done(number, shard_number, [(begin, end)])
+    captions = sum(manifest.totals().values()) + sum(journal.totals().values())
+    core.know_totals(captions, manifest.failures() + journal.failures())
+
+
 class WriterDaemon:
     """The writer's shell: carries out what its core decides."""
 
@@ -76,7 +89,7 @@ class WriterDaemon:
         sizes = (row.size for row in self._manifest.segments())
         self._pace = Pace(settings.storage.seal_seconds, segment, sizes)
         self._core = Writer(rules, self._journal.position, runtime.now())
-        self._take_up()
+        take_up(self._core, self._manifest, self._journal)
         self._loop = runtime.Loop()
         self._context: sockets.Context = zmq.Context()
         public = runtime.server_key(settings.writer.server_key, "writer")
@@ -95,18 +108,6 @@ class WriterDaemon:
         self._scan_task: StartTask | None = None
         self._scan_deaths = 0
         self._put_off: list[StartTask] = []
-
-    def _take_up(self) -> None:
-        """Tell the core what the store holds."""
-        for shard in self._manifest.shards():
-            self._core.know_shard(shard.name, shard.length)
-        for row in self._manifest.passes():
-            self._core.know_pass(row.number, row.slots)
-        for source in (self._manifest.done(), self._journal.done()):
-            for number, shard_number, begin, end in source:
-                self._core.know_done(number, shard_number, [(begin, end)])
-        captions = sum(self._manifest.totals().values()) + sum(self._journal.totals().values())
-        self._core.know_totals(captions, self._manifest.failures() + self._journal.failures())
 
     def serve(self) -> int:
         """Until asked to stop; then what is durable is sealed."""

@@ -259,13 +259,17 @@ def programs() -> dict[str, click.Command]:
 def commands() -> Iterator[tuple[str, click.Command]]:
     """Every installed command and every verb of those that have some."""
     for name, program in programs().items():
-        yield name, program
-        if isinstance(program, click.Group):
-            context = click.Context(program, info_name=name)
-            for verb in program.list_commands(context):
-                command = program.get_command(context, verb)
-                assert command is not None
-                yield f"{name} {verb}", command
+        yield from _with_verbs(name, program)
+
+
+def _with_verbs(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command, info_name=name)
+        for verb in command.list_commands(context):
+            found = command.get_command(context, verb)
+            assert found is not None
+            yield from _with_verbs(f"{name} {verb}", found)
 
 
 def _verbs() -> str:

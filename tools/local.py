@@ -42,6 +42,7 @@ class Wanted:
     config_file: Path | None
     overrides: tuple[str, ...]
     source: str | None = None
+    accept_loss: bool = False
 
 
 def configure(wanted: Wanted, environ: Mapping[str, str]) -> config.Config:

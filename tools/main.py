@@ -21,6 +21,7 @@ VERBS = {
     "check": ("cfbus.tools.check", "Try a configuration on the first images, and find what is wrong with it."),
     "init": ("cfbus.tools.init", "Write a commented configuration and keys for a bus of your own."),
     "keygen": ("cfbus.tools.keygen", "Make a keypair."),
+    "journal": ("cfbus.tools.journal", "Look at a store's journal, or rescue what is whole of a damaged one."),
     "demo": ("cfbus.tools.demo", "Caption a dozen photographs and show the result."),
 }
 

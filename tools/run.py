@@ -62,9 +62,12 @@ class _Interrupts:
 class Run:
     """One run on one machine."""
 
-    def __init__(self, settings: config.Config, workers: int, console: Console, lock_fd: int) -> None:
+    def __init__(
+        self, settings: config.Config, workers: int, console: Console, lock_fd: int, *, accept_loss: bool
+    ) -> None:
         self._settings = settings
         self._console = console
+        self._accept_loss = accept_loss
         self._out = settings.storage.data_dir
         self._gpus = [f"gpu-{number}" for number in range(workers)]
         roles = {"writer": Role.WRITER, "admin": Role.ADMIN} | dict.fromkeys(self._gpus, Role.WORKER)
@@ -95,8 +98,11 @@ class Run:
 
     def _start(self) -> Follower:
         base = ["--config", str(self._config_path)]
+        accept = ["--accept-loss"] if self._accept_loss else []
         broker = self._family.start(
-            "broker", "cfbus.daemons.broker", [*base, "--host", "127.0.0.1", "--port", "0", "--stats-port", "0"]
+            "broker",
+            "cfbus.daemons.broker",
+            [*base, *accept, "--host", "127.0.0.1", "--port", "0", "--stats-port", "0"],
         )
         facts = self._family.await_ready(broker)
         # Should the broker have to be started again, the others will look for it where it was.
@@ -175,7 +181,9 @@ def caption(
             before = local.standing(settings)
             if before is not None and before.complete:
                 return nothing_to_do(settings, console, before)
-        return caption_rest(settings, before, workers or default_workers(), console, lock)
+        return caption_rest(
+            settings, before, workers or default_workers(), console, lock, accept_loss=wanted.accept_loss
+        )
     finally:
         os.close(lock)
 
@@ -188,7 +196,13 @@ def nothing_to_do(settings: config.Config, console: Console, before: local.Stand
 
 
 def caption_rest(
-    settings: config.Config, before: local.Standing | None, workers: int, console: Console, lock: int
+    settings: config.Config,
+    before: local.Standing | None,
+    workers: int,
+    console: Console,
+    lock: int,
+    *,
+    accept_loss: bool,
 ) -> int:
     """Caption what is not captioned yet, under the folder's lock."""
     began = time.monotonic()
@@ -202,7 +216,7 @@ def caption_rest(
     if before is None:
         check_columns(settings)
     try:
-        code = Run(settings, workers, console, lock).go()
+        code = Run(settings, workers, console, lock, accept_loss=accept_loss).go()
     except CfbusError as error:
         if shutil.disk_usage(out).free >= FULL_BYTES:
             raise
@@ -286,6 +300,7 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
     help="A configuration file to start from.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set one key of the configuration.")
+@click.option("--accept-loss", is_flag=True, help="Go on although the store ends before what was acknowledged.")
 def command(
     images: tuple[Path, ...],
     source: str | None,
@@ -297,6 +312,7 @@ def command(
     wait: float,
     config_file: Path | None,
     overrides: tuple[str, ...],
+    accept_loss: bool,
 ) -> None:
     """Caption all IMAGES into OUT: folders of pictures (with the folders in them), or tars of samples.
 
@@ -307,7 +323,9 @@ def command(
     console = screen(sys.stdout)
 
     def go() -> int:
-        wanted = local.Wanted(images, out, parse_slots(slots, prompt), engine, config_file, overrides, source)
+        wanted = local.Wanted(
+            images, out, parse_slots(slots, prompt), engine, config_file, overrides, source, accept_loss
+        )
         return caption(wanted, workers, console, os.environ, wait)
 
     sys.exit(last_frame(go))

@@ -72,7 +72,7 @@ class CatchUp:
                     f"The writer's store ends at position {facts.position}, but {broker.position} was acknowledged: "
                     "captions that were acknowledged are gone.",
                     "Look at the disk and the backups of the store first. To go on without what was lost, start "
-                    "cfbus-broker once with --accept-loss.",
+                    "cfbus-broker (or cfbus run) once with --accept-loss.",
                 )
             ]
         broker.peers[state.peer.connection] = state

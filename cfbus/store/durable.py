@@ -157,6 +157,9 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except UnicodeDecodeError as error:
+        # SQLite quotes what it cannot understand of a damaged file, and Python cannot read the quotation.
+        raise damaged_file(path, "names in it are no text") from error
     except sqlite3.DatabaseError as error:
         ours = _explain_sqlite(path, error)
         if ours is None:

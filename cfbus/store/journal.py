@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,8 @@ from cfbus.store.folder import Store
 from cfbus.store.manifest import DoneRange, Manifest, check_database, row_checksum
 
 VERSION = 1
+SALVAGING = "salvaging"
+"""This file lies in the journal as long as a salvage is not finished."""
 PAGE_BYTES = 16384
 CHECKPOINT_BYTES = 64 << 20
 """How much the log may hold before it is copied into the file: rarely, and never inside a commit."""
@@ -204,6 +207,10 @@ class Journal:
             self._log_bytes = 0
 
     def _recover(self) -> None:
+        if (self._dir / SALVAGING).exists():
+            raise DamagedStoreError(
+                f"A salvage of {self._dir} was cut off.", f"Run it again: cfbus journal salvage {self._dir.parent}"
+            )
         with disk_errors(self._dir):
             paths = sorted(self._dir.glob("*.sqlite"))
         sealed = {segment.first for segment in self._manifest.segments()}
@@ -212,20 +219,15 @@ class Journal:
             if first in sealed:
                 remove_database(path)  # the crash came between the manifest's row and this
                 continue
-            with _journal_damage(path, self._last + 1):
-                self._check_follows(path, first)
+            with _journal_damage(path):
+                check_follows(path, first, self._last)
                 self._take_up(path, first, newest=path == paths[-1])
-
-    def _check_follows(self, path: Path, first: int) -> None:
-        given_up = _given_up_path(self._dir, self._last + 1).exists()
-        if first <= self._last or (first != self._last + 1 and not given_up):
-            raise damaged_file(path, f"position {self._last + 1} should come next, and is not there")
 
     def _take_up(self, path: Path, first: int, *, newest: bool) -> None:
         flush_database(path)
         connection, is_open = _connect(path)
         try:
-            file = self._scan(path, first, connection)
+            file = scan(path, first, connection, self._manifest)
             empty = file.last < first
             if is_open and newest and not empty:
                 self._current, self._connection = file, connection
@@ -242,22 +244,49 @@ class Journal:
             self._closed.append(file)
         self._last = file.last
 
-    def _scan(self, path: Path, first: int, connection: sqlite3.Connection) -> JournalFile:
-        """Check all of a file and count it."""
-        slots = {row.number: len(row.slots) for row in self._manifest.passes()}
-        lengths = [shard.length for shard in self._manifest.shards()]
-        file = JournalFile(path, first, first - 1)
-        with sqlite_errors(path):
-            check_database(path, connection, VERSION)
-            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-                return file
-        for frame in _frames(path, connection):
-            if frame.position != file.last + 1:
-                raise damaged_file(path, f"position {file.last + 1} is missing")
-            if frame.pass_number not in slots or not _is_listed(frame, lengths):
-                raise damaged_file(path, f"position {frame.position} is of items that the manifest does not know")
-            file.add(frame, slots[frame.pass_number])
-        return file
+
+def check_follows(path: Path, first: int, last: int) -> None:
+    """Refuse a file that does not go on from a position, unless a person has given up what is between them."""
+    if first <= last or (first != last + 1 and not is_given_up(path.parent, last + 1)):
+        raise damaged_file(path, f"position {last + 1} should come next, and is not there")
+
+
+def scan(path: Path, first: int, connection: sqlite3.Connection, manifest: Manifest) -> JournalFile:
+    """Check all of a file and count it."""
+    slots = {row.number: len(row.slots) for row in manifest.passes()}
+    file = JournalFile(path, first, first - 1)
+    with sqlite_errors(path):
+        check_database(path, connection, VERSION)
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+            return file
+    for frame in _frames(path, connection):
+        if frame.position != file.last + 1:
+            raise damaged_file(path, f"position {file.last + 1} is missing")
+        if not is_known(frame, manifest):
+            raise damaged_file(path, f"position {frame.position} is of items that the manifest does not know")
+        file.add(frame, slots[frame.pass_number])
+    return file
+
+
+def write_closed(path: Path, frames: Sequence[JournalFrame]) -> None:
+    """Make a closed file of frames, durable but for its name."""
+    connection = _create(path)
+    try:
+        with transaction(path, connection):
+            connection.executemany(_INSERT, [(*_head(frame), frame.frame) for frame in frames])
+        _close_file(path, connection)
+    finally:
+        connection.close()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to a file that nobody else has."""
+    connection, _ = _connect(path)
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 def read_frames(path: Path) -> Iterator[JournalFrame]:
@@ -274,12 +303,21 @@ def read_frames(path: Path) -> Iterator[JournalFrame]:
 
 def _frames(path: Path, connection: sqlite3.Connection) -> Iterator[JournalFrame]:
     with sqlite_errors(path):
-        for *head, row_crc, frame in connection.execute(_SELECT):
-            if row_checksum(head) != row_crc or not isinstance(frame, bytes) or checksum(frame) != head[-1]:
-                raise damaged_file(path, f"position {head[0]} does not match its checksum")
-            head[6] = tuple(map(tuple, np.frombuffer(head[6], "<i8").reshape(-1, 2).tolist()))
-            head.append(frame)
-            yield JournalFrame(*head)
+        for row in connection.execute(_SELECT):
+            frame = frame_of_row(row)
+            if frame is None:
+                raise damaged_file(path, f"position {row[0]} does not match its checksum")
+            yield frame
+
+
+def frame_of_row(row: Sequence[Any]) -> JournalFrame | None:
+    """A row of the table as it was stored; None when it is not that any more."""
+    *head, row_crc, frame = row
+    if row_checksum(head) != row_crc or not isinstance(frame, bytes) or checksum(frame) != head[-1]:
+        return None
+    head[6] = tuple(map(tuple, np.frombuffer(head[6], "<i8").reshape(-1, 2).tolist()))
+    head.append(frame)
+    return JournalFrame(*head)
 
 
 def _head(frame: JournalFrame) -> tuple[object, ...]:
@@ -290,8 +328,12 @@ def _head(frame: JournalFrame) -> tuple[object, ...]:
     return (*head, row_checksum(head))
 
 
-def _is_listed(frame: JournalFrame, lengths: Sequence[int]) -> bool:
-    return frame.shard < len(lengths) and all(end <= lengths[frame.shard] for _, end in frame.ranges)
+def is_known(frame: JournalFrame, manifest: Manifest) -> bool:
+    """Whether the manifest has the frame's pass and items."""
+    if not 1 <= frame.pass_number <= len(manifest.passes()) or frame.shard >= manifest.shard_count():
+        return False
+    (shard,) = manifest.shards(frame.shard)[:1]
+    return all(end <= shard.length for _, end in frame.ranges)
 
 
 def _connect(path: Path, mode: str = "rw") -> tuple[sqlite3.Connection, bool]:
@@ -335,19 +377,24 @@ def _close_file(path: Path, connection: sqlite3.Connection) -> None:
     fsync_dir(path.parent)
 
 
-def _given_up_path(folder: Path, position: int) -> Path:
-    """Where a person puts a file to say that what is in it, from this position on, is given up."""
-    return folder / "damaged" / f"{position:016d}.sqlite"
+def is_given_up(folder: Path, position: int) -> bool:
+    """Whether a person, or a salvage, has said that what comes from this position on is lost."""
+    aside = folder / "damaged"
+    return (aside / f"{position:016d}.sqlite").exists() or lost_path(folder, position).exists()
+
+
+def lost_path(folder: Path, position: int) -> Path:
+    """The file by which a salvage says which positions are lost, from this one on."""
+    return folder / "damaged" / f"{position:016d}.lost"
 
 
 @contextmanager
-def _journal_damage(path: Path, position: int) -> Iterator[None]:
+def _journal_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except DamagedStoreError as error:
         raise DamagedStoreError(
             error.message,
-            "Nothing was thrown away. Check the disk (dmesg, smartctl) and put the file back from a backup; or give up "
-            f"what is in it, to be captioned again: move {path.name}* to {path.parent}/damaged/ (there must then be "
-            f"a {_given_up_path(path.parent, position).name}).",
+            "Nothing was thrown away. Check the disk (dmesg, smartctl) and put the file back from a backup; or keep "
+            f"what is whole, and have the rest captioned again: cfbus journal salvage {path.parent.parent}",
         ) from error

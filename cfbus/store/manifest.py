@@ -14,6 +14,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cfbus.bus.wire import checksum
-from cfbus.errors import StoreMismatchError
+from cfbus.errors import DiskFullError, StoreMismatchError
 from cfbus.store.durable import damaged_file, flush_database, fsync_dir, keep_log, sqlite_errors, transaction
 from cfbus.store.folder import Store
 from cfbus.store.reading import connect_to_read
@@ -36,6 +37,9 @@ _SCHEMA = (
     " done BLOB NOT NULL, crc INTEGER NOT NULL)",
     f"PRAGMA user_version = {VERSION}",
 )
+
+CHECKPOINT_CHANGES = 256
+"""After so many changes the log is copied into the file."""
 
 DoneRange = tuple[int, int, int, int]
 """(pass, shard, start, end): items [start, end) of a shard that need nothing more in a pass."""
@@ -102,6 +106,7 @@ class Manifest:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
         self._connection = connection
+        self._changes = CHECKPOINT_CHANGES  # there may be a log from before
         # In this order: beside a writer, what a segment is of was there before it.
         self._segments = list(map(self._segment, self._rows("SELECT * FROM segments ORDER BY first")))
         self._passes = list(map(self._pass, self._rows("SELECT * FROM passes ORDER BY number")))
@@ -142,7 +147,7 @@ class Manifest:
             raise ValueError("shards must be numbered from the count of those that are there")
         rows = [_sealed_row(shard.number, shard.name, shard.length, shard.digest) for shard in shards]
         try:
-            with transaction(self._path, self._connection) as connection:
+            with self._changing() as connection:
                 connection.executemany("INSERT INTO shards VALUES (?, ?, ?, ?, ?)", rows)
         except sqlite3.IntegrityError as error:
             raise ValueError("two shards have the same name") from error
@@ -158,7 +163,7 @@ class Manifest:
         if self._passes and self._passes[-1].slots == wanted:
             return self._passes[-1].number
         number = len(self._passes) + 1
-        with transaction(self._path, self._connection) as connection:
+        with self._changing() as connection:
             connection.execute("INSERT INTO passes VALUES (?, ?, ?)", _sealed_row(number, json.dumps(wanted)))
         self._passes.append(PassRow(number, wanted))
         return number
@@ -179,7 +184,7 @@ class Manifest:
             [segment.files, segment.rows, segment.failures, segment.size, segment.sealed_at, dict(segment.totals)]
         )
         row = _sealed_row(segment.first, segment.last, facts, np.ascontiguousarray(done, "<i8").tobytes())
-        with transaction(self._path, self._connection) as connection:
+        with self._changing() as connection:
             connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", row)
         self._segments.append(segment)
         self._segments.sort(key=lambda one: one.first)
@@ -228,6 +233,17 @@ class Manifest:
         """Close the database."""
         with sqlite_errors(self._path):
             self._connection.close()
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        with transaction(self._path, self._connection):
+            yield self._connection
+        self._changes += 1
+        if self._changes >= CHECKPOINT_CHANGES:
+            # SQLite's own checkpoints hide a failed fsync; this one tells. No room is no harm: the log keeps all.
+            with suppress(DiskFullError), sqlite_errors(self._path):
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                self._changes = 0
 
     def _rows(self, query: str) -> Iterator[tuple[object, ...]]:
         with sqlite_errors(self._path):
@@ -279,6 +295,7 @@ def _make_ready(path: Path, connection: sqlite3.Connection, *, changing: bool) -
     if changing:
         keep_log(path, connection)
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
         with transaction(path, connection):
             for statement in _SCHEMA:

@@ -4,7 +4,7 @@ One SQLite file, the truth about access; it is backed up, unlike the ledger. Kno
 of sockets; clocks are read by callers, all times are UTC seconds.
 
 Invariants:
-- A change and its line in the audit log are one transaction, durable on return.
+- A change and its line in the audit log are one transaction, durable on return; so is what is found done already.
 - The audit log only grows: triggers refuse to change, remove or replace a line.
 - No key and no contributor is ever deleted; a revoked key stays revoked.
 - The file is 0600 and owned by who opens it, for whoever can write it decides who gets in.
@@ -38,6 +38,7 @@ from cfbus.errors import (
     UnsafeError,
     UsageError,
 )
+from cfbus.store.durable import flush_database
 
 LEEWAY_SECONDS: Final = 300.0
 PAGE: Final = 200
@@ -118,12 +119,14 @@ class Registry:
     def open(cls, path: Path, *, create: bool) -> Registry:
         """The registry at ``path``, made first if there is none and ``create``.
 
+        Not while this process has it open (see ``flush_database``).
         Raises ``UsageError`` if it is missing, ``UnsafeError`` if others can write it,
         ``StoreMismatchError`` if it is another database or a newer one, ``DamagedStoreError``.
         """
         if create:
             _create_file(path)
         _check_file(path)
+        flush_database(path)
         database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
         try:
             with _told(path):

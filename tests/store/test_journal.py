@@ -221,7 +221,7 @@ def test_a_gap_inside_a_file_is_damage(opened: Opened, simple: Make) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM frames WHERE position = 3")
     connection.close()
-    with pytest.raises(DamagedStoreError, match=r"position 3 is missing.*damaged"):
+    with pytest.raises(DamagedStoreError, match=r"position 3 is missing.*cfbus journal salvage"):
         Journal.open(opened.store, opened.manifest)
     assert path.exists()
 

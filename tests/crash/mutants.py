@@ -1,0 +1,155 @@
+"""Wrong programs: what is changed in the source, and what they then lose. Lines of source are quoted whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A piece of source that occurs once, and what stands in its place."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A wrong program. Recovery from one of the workload's images must fail, with ``symptom`` in what is said."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    symptom: str
+    workload: str = "store"
+    at_once: bool = False
+    """Already the workload notices, before any power is cut."""
+
+
+_FSYNC = "        file.flush()\n        fsync_fd(file.fileno(), path)"
+_MANIFEST_FIRST = (
+    Edit("store/seal.py", "    for writer in written:\n        publish(writer.staged, writer.path)\n", ""),
+    Edit(
+        "store/seal.py",
+        "sum(path.stat().st_size for path in paths)",
+        "sum(writer.staged.stat().st_size for writer in written)",
+    ),
+    Edit(
+        "store/seal.py",
+        "    manifest.add_segment(segment, merge_ranges(file.done))\n",
+        "    manifest.add_segment(segment, merge_ranges(file.done))\n"
+        "    root = file.path.parents[1]\n"
+        "    for path in (root / name for name in sealed.files):\n"
+        '        publish(root / "staging" / f"{path.parent.name}-{path.name}", path)\n',
+    ),
+)
+
+MUTANTS = (
+    Mutant(
+        "the journal is synced only now and then",
+        (
+            Edit(
+                "store/journal.py",
+                'connection.execute("PRAGMA synchronous = FULL")',
+                'connection.execute("PRAGMA synchronous = NORMAL")',
+            ),
+        ),
+        "was acked",
+    ),
+    Mutant(
+        "the journal is never synced",
+        (
+            Edit(
+                "store/journal.py",
+                'connection.execute("PRAGMA synchronous = FULL")',
+                'connection.execute("PRAGMA synchronous = OFF")',
+            ),
+        ),
+        "",
+    ),
+    Mutant(
+        "the manifest is synced only now and then",
+        (
+            Edit(
+                "store/manifest.py",
+                'connection.execute("PRAGMA synchronous = FULL")',
+                'connection.execute("PRAGMA synchronous = NORMAL")',
+            ),
+        ),
+        "",
+    ),
+    Mutant(
+        "the registry is synced only now and then",
+        (
+            Edit(
+                "store/registry.py",
+                'database.execute("PRAGMA synchronous = FULL")',
+                'database.execute("PRAGMA synchronous = NORMAL")',
+            ),
+        ),
+        "the key of",
+    ),
+    Mutant(
+        "a file is not synced before it gets its name", (Edit("store/durable.py", _FSYNC, "        file.flush()"),), ""
+    ),
+    Mutant(
+        "a folder is not synced after a rename",
+        (
+            Edit(
+                "store/durable.py",
+                "        written.replace(name)\n    fsync_dir(name.parent)",
+                "        written.replace(name)",
+            ),
+        ),
+        "",
+    ),
+    Mutant(
+        "the manifest has the row before the segment has its name", _MANIFEST_FIRST, "it is gone, though it was sealed"
+    ),
+    Mutant(
+        "the journal file goes before the manifest has its row",
+        (
+            Edit("store/seal.py", "    journal.remove(file.path)\n", ""),
+            Edit(
+                "store/seal.py",
+                "    manifest.add_segment(segment,",
+                "    journal.remove(file.path)\n    manifest.add_segment(segment,",
+            ),
+        ),
+        "",
+    ),
+    Mutant(
+        "what is durable is not looked up at the start",
+        (
+            Edit(
+                "daemons/writer.py",
+                "            core.know_done(number, shard_number, [(begin, end)])",
+                "            pass",
+            ),
+        ),
+        "",
+    ),
+    Mutant(
+        "a segment's name changes when it is sealed again",
+        (
+            Edit(
+                "store/seal.py",
+                "        self.path = store.table_path(table, first)",
+                "        self.path = store.table_path(table, first + os.getpid() * 10**8)",
+            ),
+        ),
+        "which was sealed",
+        at_once=True,
+    ),
+    Mutant(
+        "folders are not synced when they are made",
+        (
+            Edit(
+                "store/durable.py",
+                "        path.mkdir(exist_ok=True)\n    fsync_dir(path.parent)",
+                "        path.mkdir(exist_ok=True)",
+            ),
+        ),
+        "",
+    ),
+)
