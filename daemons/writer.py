@@ -17,7 +17,7 @@ import zmq
 from cfbus import logs, runtime
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
-from cfbus.bus.wire import decode_table, encode_table
+from cfbus.bus.wire import decode_table
 from cfbus.core.effects import Effect, Note, ProbeRoom, ReadListing, Send, StartTask, Stop
 from cfbus.core.pace import Pace
 from cfbus.core.writer import Writer, WriterRules
@@ -27,7 +27,7 @@ from cfbus.errors import EXIT_DONE, CfbusError, DiskFullError, UnsafeError
 from cfbus.store.durable import probe_room
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal, JournalFile
-from cfbus.store.listing import read_listing
+from cfbus.store.listing import listing_page
 from cfbus.store.manifest import Manifest, ShardRow
 from cfbus.store.seal import Sealed, record, seal_command
 from cfbus.store.snapshots import write_contributors, write_jobs
@@ -205,17 +205,10 @@ class WriterDaemon:
                     pass
 
     def _read_listing(self, shard: int, begin: int, end: int) -> None:
-        """As much of it as fits a frame; the broker shortens the lease to that."""
-        if shard >= self._manifest.shard_count():
-            return
-        table = read_listing(self._store, shard, begin, min(end, self._manifest.shards(shard)[0].length))
-        rows = table.rows
-        payload = encode_table(table)
-        while len(payload) > LISTING_BYTES and rows > 1:
-            rows = max(1, rows * LISTING_BYTES // len(payload) * 9 // 10)
-            table = read_listing(self._store, shard, begin, begin + rows)
-            payload = encode_table(table)
-        self._link.send(m.Listed(shard=shard, start=begin, rows=rows), payload)
+        if shard < self._manifest.shard_count():
+            length = self._manifest.shards(shard)[0].length
+            rows, payload = listing_page(self._store, shard, begin, min(end, length), LISTING_BYTES)
+            self._link.send(m.Listed(shard=shard, start=begin, rows=rows), payload)
 
     # ------------------------------------------------------------------ tasks
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cfbus.bus.columns import Table, TextColumn, build
+from cfbus.bus.wire import encode_table
 from cfbus.store.durable import damaged_file, disk_errors, new_file, publish
 from cfbus.store.folder import Store
 from cfbus.store.manifest import Manifest
@@ -52,6 +53,19 @@ def read_listing(store: Store, number: int, start: int, end: int) -> Table:
         name: _text_column(listing_column(store, number, name).slice(start, end - start)) for name in SCHEMA.names
     }
     return build("listing", len(columns["key"]), columns)
+
+
+def listing_page(store: Store, number: int, start: int, end: int, most_bytes: int) -> tuple[int, bytes]:
+    """Items [start, end) of a shard as a payload, and how many they are: as many as fit so many bytes, one at least.
+
+    The broker shortens the lease to that.
+    """
+    table = read_listing(store, number, start, end)
+    rows, payload = table.rows, encode_table(table)
+    while len(payload) > most_bytes and rows > 1:
+        rows = max(1, rows * most_bytes // len(payload) * 9 // 10)
+        payload = encode_table(read_listing(store, number, start, start + rows))
+    return rows, payload
 
 
 def listing_column(store: Store, number: int, name: str) -> pa.Array:
