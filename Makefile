@@ -40,8 +40,8 @@ test: $(VENV)/.dev  ## all tests, with the minutes of each part
 	  took=$$(( $$(date +%s) - began )); \
 	  report="$$report$$(printf '%-12s %3d.%d min  %s' "$$name" $$((took / 60)) $$((took % 60 / 6)) $$verdict)|"; \
 	}; \
-	part unit tests --ignore=tests/simulation --ignore=tests/processes; \
-	for name in simulation processes; do \
+	part unit tests --ignore=tests/simulation --ignore=tests/processes --ignore=tests/crash; \
+	for name in simulation crash processes; do \
 	  if [ -d tests/$$name ]; then part $$name tests/$$name; else echo "== tests: no tests/$$name here"; fi; \
 	done; \
 	echo "== minutes of each part"; printf '%s' "$$report" | tr '|' '\n'; \
@@ -56,8 +56,10 @@ check: $(VENV)/.dev  ## style, types, direction of imports, generated docs
 	@if [ -f docs/generate.py ]; then .venv/bin/python docs/generate.py --check; fi
 
 .PHONY: sim
-sim: $(VENV)/.dev  ## many simulated runs (SEEDS=10000); one run again: SEED=17
+sim: $(VENV)/.dev  ## many simulated runs (SEEDS=10000) and power cuts; one run again: SEED=17
 	@$(RUN) tests/simulation/run.py $(if $(SEED),--seed $(SEED) --story,--seeds $(SEEDS) --jobs 2)
+	@$(if $(SEED),,$(RUN) tests/crash/run.py && CRASH_TEST_EVERY_BYTE=1 $(RUN) -m pytest -q -n 2 --timeout 3600 \
+	  tests/crash/test_cut_and_flipped.py)
 
 .PHONY: bench
 bench: $(VENV)/.dev  ## captions per second, and how near that is to the limit
