@@ -35,6 +35,8 @@ WORKLOADS = ("store", "store-killed", "store-killed-registry", "store-cut-again"
 KILLS = 12
 AGAIN = 8
 """So many recoveries of a workload are recorded."""
+AGAIN_SAMPLES = 2
+"""At most so many images of a cut in a recovery: there are many recoveries."""
 _MEMORY = Path("/dev/shm")
 # What is recorded takes the cfbus that is taken here: that of a mutant, or the one of this tree.
 PLACES = {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(Path(cfbus.__file__).parents[1])])}
@@ -92,10 +94,12 @@ def all_cuts(name: str, folder: Path, seed: int, samples: int) -> list[Cut]:
     recording = record_workload(base, folder)
     match then:
         case "killed":
-            found = after_kills(recording, kill_points(recording, KILLS, seed, only), folder, PLACES, samples)
+            found = after_kills(
+                recording, kill_points(recording, KILLS, seed, only), folder, PLACES, min(samples, AGAIN_SAMPLES)
+            )
         case "cut":
             first = cuts(recording, seed, samples)
-            found = after_cuts(dice.sample(first, min(AGAIN, len(first))), folder, PLACES, samples)
+            found = after_cuts(dice.sample(first, min(AGAIN, len(first))), folder, PLACES, min(samples, AGAIN_SAMPLES))
         case _:
             found = cuts(recording, seed, samples)
     dice.shuffle(found)
