@@ -41,8 +41,8 @@ test: $(VENV)/.dev  ## all tests, with the minutes of each part
 	  report="$$report$$(printf '%-12s %3d.%d min  %s' "$$name" $$((took / 60)) $$((took % 60 / 6)) $$verdict)|"; \
 	}; \
 	jobs=2; \
-	part unit tests --ignore=tests/simulation --ignore=tests/processes --ignore=tests/chaos; \
-	for name in simulation processes chaos; do \
+	part unit tests --ignore=tests/simulation --ignore=tests/crash --ignore=tests/processes --ignore=tests/chaos; \
+	for name in simulation crash processes chaos; do \
 	  if [ $$name = chaos ]; then jobs=6; fi; \
 	  if [ -d tests/$$name ]; then part $$name tests/$$name; else echo "== tests: no tests/$$name here"; fi; \
 	done; \
@@ -58,8 +58,10 @@ check: $(VENV)/.dev  ## style, types, direction of imports, generated docs
 	@if [ -f docs/generate.py ]; then .venv/bin/python docs/generate.py --check; fi
 
 .PHONY: sim
-sim: $(VENV)/.dev  ## many simulated runs (SEEDS=10000); one again: SEED=17; how late the end is: TAIL=9
+sim: $(VENV)/.dev  ## many simulated runs (SEEDS=10000) and power cuts; one again: SEED=17; how late the end is: TAIL=9
 	@$(RUN) $(if $(TAIL),tests/simulation/tail.py --seeds $(TAIL) --jobs 2,tests/simulation/run.py $(if $(SEED),--seed $(SEED) --story,--seeds $(SEEDS) --jobs 2))
+	@$(if $(SEED)$(TAIL),,$(RUN) tests/crash/run.py && CRASH_TEST_EVERY_BYTE=1 $(RUN) -m pytest -q -n 2 --timeout 3600 \
+	  tests/crash/test_cut_and_flipped.py)
 
 .PHONY: chaos
 chaos: $(VENV)/.dev  ## real processes killed at every system call, then a storm (SEED=7 KILLS=1000)

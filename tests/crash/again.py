@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from crash.cuts import Cut, Facts, cuts
-from crash.operations import Flushed, Named, Operation, Wrote
+from crash.operations import Flushed, Named, Operation, Renamed, Wrote
 from crash.strace import Recording, record
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("drive_recovery.py"))]
@@ -55,17 +55,17 @@ def _later(operation: Operation, by: int) -> Operation:
     return dataclasses.replace(operation, began=operation.began + by) if isinstance(operation, Flushed) else operation
 
 
-def kill_points(recording: Recording, count: int, seed: int) -> list[int]:
-    """Moments at which something is written and about to be flushed: those of the registry, which is never written by a
-    recovery, and of each other file one before a second of any."""
+def kill_points(recording: Recording, count: int, seed: int, only: str = "") -> list[int]:
+    """Moments at which something is done and about to be flushed: of each file one before a second of any, or of
+    those whose name begins so."""
     names = {one.node: one.name for one in recording.operations if isinstance(one, Named)}
     by_file: dict[str, list[int]] = {}
     for point, (one, following) in enumerate(zip(recording.operations, recording.operations[1:], strict=False), 1):
-        if isinstance(one, Wrote) and isinstance(following, Flushed):
+        if isinstance(one, Wrote | Named | Renamed) and isinstance(following, Flushed):
             by_file.setdefault(names.get(one.node, ""), []).append(point)
     dice = random.Random(seed)
     for points in by_file.values():
         dice.shuffle(points)
-    registry = by_file.pop("registry.sqlite-wal", [])
-    rounds = zip_longest(*(by_file[name] for name in sorted(by_file, key=lambda name: (-len(by_file[name]), name))))
-    return sorted([*registry, *(point for each in rounds for point in each if point is not None)][:count])
+    names_of_files = sorted(by_file, key=lambda name: (-len(by_file[name]), name))
+    rounds = zip_longest(*(by_file[name] for name in names_of_files if name.startswith(only)))
+    return sorted([point for each in rounds for point in each if point is not None][:count])

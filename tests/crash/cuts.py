@@ -6,7 +6,6 @@ nothing may be on it that was sent only after the first of them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Iterator
@@ -30,6 +29,8 @@ class Facts:
     shards: int = 0
     passes: int = 0
     keys: dict[str, str] = field(default_factory=dict)
+    done: set[tuple[int, int, int]] = field(default_factory=set)
+    position: int = 0
 
     def hear(self, text: str) -> None:
         """One more mark."""
@@ -39,13 +40,19 @@ class Facts:
         elif "acked" in mark:
             self.acked[mark["acked"]] = self.acked.get(mark["acked"], 0) or mark["position"]
         elif "key" in mark:
-            self.keys[mark["key"]] = mark["state"]
+            if self.keys.get(mark["key"]) != "revoked":  # that is for good
+                self.keys[mark["key"]] = mark["state"]
+        for number, shard, ranges in mark.get("done", ()):
+            self.done.update((number, shard, index) for start, end in ranges for index in range(start, end))
+        self.position = max(self.position, mark.get("ends", 0))
         self.shards = max(self.shards, mark.get("shards", 0))
         self.passes = max(self.passes, mark.get("passes", 0))
 
     def copy(self) -> Facts:
         """As it is now."""
-        return Facts(set(self.sent), dict(self.acked), self.shards, self.passes, dict(self.keys))
+        return Facts(
+            set(self.sent), dict(self.acked), self.shards, self.passes, dict(self.keys), set(self.done), self.position
+        )
 
 
 @dataclass
@@ -75,7 +82,7 @@ def cuts(
 ) -> list[Cut]:
     """Every cut of a recording that began on a disk where all was durable, with distinct images; only those after an
     operation."""
-    found: dict[bytes, Cut] = {}
+    found: dict[tuple[tuple[str, int], ...], Cut] = {}
     facts = before.copy() if before else Facts()
     for point, disk in _moments(recording):
         operation = recording.operations[point - 1] if point else None
@@ -103,9 +110,6 @@ def _moments(recording: Recording) -> Iterator[tuple[int, Disk]]:
         yield point, disk
 
 
-def _name(image: Image) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for path, content in sorted(image.items()):
-        digest.update(f"{path}\0{-1 if content is None else len(content)}\0".encode())
-        digest.update(content or b"")
-    return digest.digest()
+def _name(image: Image) -> tuple[tuple[str, int], ...]:
+    """What tells images apart. Python keeps the hash of bytes, and most images share most of theirs."""
+    return tuple(sorted((path, hash(content)) for path, content in image.items()))

@@ -18,6 +18,8 @@ def recover(root: Path) -> None:
     mark = marker(marks_of(root))
     broker = BrokerRig(root, mark)
     broker.enrol("ann")
+    broker.enrol("bob")
+    broker.revoke("ann")
     writer = WriterRig(root, mark)
     broker.follow(writer.store.store_id, writer.journal.position)
     writer.list_shards(1)

@@ -152,4 +152,22 @@ MUTANTS = (
         ),
         "",
     ),
+    Mutant(
+        "what a killed process left is believed before it is flushed",
+        (
+            Edit(
+                "store/durable.py",
+                "        if part.exists():\n            fsync_file(part)\n    fsync_dir(path.parent)",
+                "        pass",
+            ),
+        ),
+        "",
+        workload="store-killed",
+    ),
+    Mutant(
+        "the registry is believed before it is flushed",
+        (Edit("store/registry.py", "        flush_database(path)\n", ""),),
+        "the key of ann is gone",
+        workload="store-killed-registry",
+    ),
 )

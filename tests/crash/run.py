@@ -26,14 +26,17 @@ if __name__ == "__main__":
 from crash.again import after_cuts, after_kills, kill_points  # noqa: E402
 from crash.cuts import SAMPLES, Cut, cuts  # noqa: E402
 from crash.recovery import recover  # noqa: E402
+from crash.recovery_of_run import recover_run  # noqa: E402
 from crash.strace import Recording, read_folder, record  # noqa: E402
 
 import cfbus  # noqa: E402
 
-WORKLOADS = ("store", "store-killed", "store-cut-again")
-KILLS = 24
+WORKLOADS = ("store", "store-killed", "store-killed-registry", "store-cut-again", "daemons")
+KILLS = 12
 AGAIN = 8
 """So many recoveries of a workload are recorded."""
+AGAIN_SAMPLES = 2
+"""At most so many images of a cut in a recovery: there are many recoveries."""
 _MEMORY = Path("/dev/shm")
 # What is recorded takes the cfbus that is taken here: that of a mutant, or the one of this tree.
 PLACES = {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(Path(cfbus.__file__).parents[1])])}
@@ -70,12 +73,13 @@ class Failure:
         return f"the power is cut after operation {self.cut.first}..{self.cut.last}: {self.what}"
 
 
-def try_cuts(chosen: Sequence[Cut], folder: Path) -> Iterator[Failure]:
-    """Recover from each of these."""
+def try_cuts(name: str, chosen: Sequence[Cut], folder: Path) -> Iterator[Failure]:
+    """Recover from each of these cuts of a workload."""
+    how = recover_run if name == "daemons" else recover
     for number, cut in enumerate(chosen):
         root = folder / f"image-{number}"
         try:
-            recover(cut, root)
+            how(cut, root)
         except Exception as error:  # noqa: BLE001 - whatever it is, this image is not recovered from
             where = traceback.extract_tb(error.__traceback__)[-1]
             what = f"{type(error).__name__}: {error}".replace(str(root), "")
@@ -86,14 +90,16 @@ def try_cuts(chosen: Sequence[Cut], folder: Path) -> Iterator[Failure]:
 def all_cuts(name: str, folder: Path, seed: int, samples: int) -> list[Cut]:
     """The cuts of a workload, or of recoveries from it, in an order that has nothing to do with time."""
     dice = random.Random(seed)
-    base, _, then = name.partition("-")
+    base, then, only = [*name.split("-", 2), "", ""][:3]
     recording = record_workload(base, folder)
     match then:
         case "killed":
-            found = after_kills(recording, kill_points(recording, KILLS, seed), folder, PLACES, samples)
-        case "cut-again":
+            found = after_kills(
+                recording, kill_points(recording, KILLS, seed, only), folder, PLACES, min(samples, AGAIN_SAMPLES)
+            )
+        case "cut":
             first = cuts(recording, seed, samples)
-            found = after_cuts(dice.sample(first, min(AGAIN, len(first))), folder, PLACES, samples)
+            found = after_cuts(dice.sample(first, min(AGAIN, len(first))), folder, PLACES, min(samples, AGAIN_SAMPLES))
         case _:
             found = cuts(recording, seed, samples)
     dice.shuffle(found)
@@ -117,7 +123,7 @@ def main(arguments: Sequence[str]) -> int:
             began = time.monotonic()
             chosen = all_cuts(name, folder, wanted.seed, wanted.samples)[: wanted.most]
             here = 0
-            for failure in try_cuts(chosen, folder):
+            for failure in try_cuts(name, chosen, folder):
                 here += 1
                 if here <= 10:
                     print(f"{name}: {failure}", flush=True)

@@ -81,9 +81,9 @@ def record(
     )
     assert done.returncode == 0, f"exit code {done.returncode}: {done.stdout} {done.stderr}"
     readers = [_Reader(str(root), start, str(marks_of(root))) for root, start in zip(roots, begin, strict=True)]
-    for began, ended, call in _calls(log, [str(root) for root in roots]):
-        for reader in readers:
-            reader.read(began, ended, call)
+    for began, ended, places, call in _calls(log, [str(root) for root in roots]):
+        for place in places:
+            readers[place].read(began, ended, call)
     return [reader.recording for reader in readers]
 
 
@@ -95,8 +95,8 @@ class _Call:
     result_path: str
 
 
-def _calls(log: Path, places: Sequence[str]) -> Iterator[tuple[int, int, _Call]]:
-    """Calls that did not fail and name one of the places, with the lines at which each began and ended."""
+def _calls(log: Path, places: Sequence[str]) -> Iterator[tuple[int, int, list[int], _Call]]:
+    """Calls that did not fail and name some of the places: the lines at which each began and ended, which places."""
     halves: dict[str, tuple[int, str]] = {}
     written = ["".join(f"\\x{byte:02x}" for byte in os.fsencode(place)) for place in places]
     with log.open(encoding="ascii", errors="replace") as lines:
@@ -112,7 +112,8 @@ def _calls(log: Path, places: Sequence[str]) -> Iterator[tuple[int, int, _Call]]
             if text.startswith("<... "):
                 began, first = halves.pop(process)
                 text = first + text.partition(" resumed>")[2]
-            if not any(place in text for place in written):
+            named = [at for at, place in enumerate(written) if place in text]
+            if not named:
                 continue
             call = _CALL.match(text)
             if call is None:
@@ -120,7 +121,7 @@ def _calls(log: Path, places: Sequence[str]) -> Iterator[tuple[int, int, _Call]]
                 continue
             name, arguments, result, path, _ = call.groups()
             if result != "?" and not result.startswith("-"):
-                yield began, number, _Call(name, _split(arguments), int(result, 0), _plain(path or ""))
+                yield began, number, named, _Call(name, _split(arguments), int(result, 0), _plain(path or ""))
 
 
 def _split(arguments: str) -> list[str]:
