@@ -60,7 +60,7 @@ class GpuDaemon:
         self._loop = runtime.Loop()
         self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._awake = False
-        self._engine, self._pool = open_engine(settings, self._read, self._post)
+        self._engine, self._pool = open_engine(settings, self._read, self._post, begin.origins)
         name = f"{worker.name}-{worker.gpu_id}"
         self._rules = WorkerRules(runtime.new_id(), name[:64], worker.concurrency)
         self._core = Worker(self._rules, self._facts(), runtime.now())

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cfbus.config import Config
 from cfbus.decoding import DecodePool
 from cfbus.engines.base import Engine, Post, Read
 from cfbus.engines.describing import PaletteEngine
 from cfbus.engines.scripted import ScriptedEngine
+from cfbus.engines.vllm_opening import open_vllm
 from cfbus.images import Limits
 
+_NOWHERE: Mapping[str, str] = {}
 
-def open_engine(settings: Config, read: Read, post: Post) -> tuple[Engine, DecodePool | None]:
-    """The engine, and the decoders that it uses where it needs pictures; to be closed in this order."""
+
+def open_engine(
+    settings: Config, read: Read, post: Post, origins: Mapping[str, str] = _NOWHERE
+) -> tuple[Engine, DecodePool | None]:
+    """The engine, and the decoders that it uses where it needs pictures; to be closed in this order.
+
+    With vLLM it takes as long as loading the model; ``origins`` says by whom each key was given, for its errors.
+    """
     captions = settings.captions
     if captions.engine == "scripted":
         return ScriptedEngine(post), None
     limits = Limits(max_pixels=captions.max_pixels, pixel_budget=captions.pixel_budget)
     pool = DecodePool(settings.worker.decoders, limits)
+    if captions.engine == "vllm":
+        return open_vllm(settings, origins, read, pool, post), pool
     return PaletteEngine(read, pool, post), pool
