@@ -14,7 +14,7 @@ from cfbus.config import Config
 from cfbus.engines.vllm_arguments import checked, installed
 from cfbus.engines.vllm_host import Host
 from cfbus.engines.vllm_opening import prepare
-from cfbus.engines.vllm_template import Template
+from cfbus.engines.vllm_template import ModelTemplate
 
 MODEL = Path(__file__).parent / "engines" / "tiny_vlm"
 ENVIRONMENT = {
@@ -47,6 +47,6 @@ def tiny_host() -> Host:
     vllm = config().vllm
     arguments = checked(vllm, installed(), {}, lambda sentence: None)
     prepare(os.environ, 0, 1)
-    host = Host(arguments, Template(vllm.model, "", trust_remote_code=False))
+    host = Host(arguments, ModelTemplate(vllm.model, "", trust_remote_code=False))
     host.start()
     return host

@@ -87,11 +87,11 @@ class Sampling(Part):
     """How the next token of a caption is chosen, as vLLM names it."""
 
     temperature: Annotated[float, Field(ge=0, le=10)]
-    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_p: Annotated[float, Field(ge=0.01, le=1)]
     top_k: Annotated[int, Field(ge=-1, le=10**6)]
     min_p: Annotated[float, Field(ge=0, le=1)]
     max_tokens: Annotated[int, Field(ge=1, le=65536)]
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)]
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)]
     presence_penalty: Annotated[float, Field(ge=-2, le=2)]
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)]
     stop: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], Field(max_length=MAX_STOPS)]

@@ -13,6 +13,7 @@ import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from cfbus.bus.columns import FLAGS, NO_SEED
 from cfbus.bus.fields import Sampling, Slot, Spec
@@ -21,8 +22,7 @@ from cfbus.core.prompts import SKIPPED, filled
 from cfbus.core.stages import named_results, rounds_of, sees_image
 from cfbus.engines.pictures import as_image
 from cfbus.engines.remarks import flags_of
-from cfbus.engines.vllm_running import EngineDownError, Output, Running
-from cfbus.engines.vllm_template import Template
+from cfbus.engines.vllm_running import EngineDownError, Output, Running, Wanted
 from cfbus.images import Picture
 
 NOT_ASKED = Caption("", SKIPPED, flags=1 << FLAGS.index("empty"))
@@ -48,6 +48,22 @@ class _Request:
     slot: Slot
     tokens: Sequence[int]
     image: bool
+
+
+class Template(Protocol):
+    """What a model's template can do, see `cfbus.engines.vllm_template`."""
+
+    def tokens(self, system: str, prompt: str, image: bool) -> Sequence[int]:
+        """The tokens of a request."""
+
+    def clean(self, text: str) -> str:
+        """Text without special tokens."""
+
+    def cleaned(self, columns: Mapping[str, object]) -> dict[str, object]:
+        """Columns as such texts."""
+
+    def check_system(self, system: str) -> None:
+        """Raises ConfigError when there is no place for it."""
 
 
 class Asker:
@@ -102,24 +118,15 @@ class Asker:
         tells = let_through if first else None
         sampling = request.slot.sampling
         assert sampling is not None
-        output = await self.last_output(
-            self._wanted(job, request), sampling_params(sampling, each_token=tells is not None), tells
-        )
+        output = await self.last_output(_prompt_of(job, request), Wanted(sampling, each_token=tells is not None), tells)
         return caption_of(output, sampling)
 
-    def _wanted(self, job: Job, request: _Request) -> dict[str, object]:
-        wanted: dict[str, object] = {"prompt_token_ids": list(request.tokens)}
-        if request.image:
-            assert job.picture is not None
-            wanted |= seen(job.picture)
-        return wanted
-
     async def last_output(
-        self, prompt: Mapping[str, object], sampling: object, tells: asyncio.Event | None = None
+        self, prompt: Mapping[str, object], wanted: Wanted, tells: asyncio.Event | None = None
     ) -> Output:
         """What the model has written at the end; ``tells`` is set when it has written something."""
         last: Output | None = None
-        async for output in self._running.generate(prompt, sampling, f"cfbus-{next(self._numbers)}"):
+        async for output in self._running.generate(prompt, wanted, f"cfbus-{next(self._numbers)}"):
             last, self.heard = output, time.monotonic()
             if tells is not None:
                 tells.set()
@@ -128,20 +135,18 @@ class Asker:
         return last
 
 
+def _prompt_of(job: Job, request: _Request) -> dict[str, object]:
+    prompt: dict[str, object] = {"prompt_token_ids": list(request.tokens)}
+    if request.image:
+        assert job.picture is not None
+        prompt |= seen(job.picture)
+    return prompt
+
+
 def seen(picture: Picture) -> dict[str, object]:
     """The picture as a part of a prompt. Its name holds its size: the same file may be scaled in another way later."""
     name = f"{picture.sha256.hex()}-{picture.width}x{picture.height}"
     return {"multi_modal_data": {"image": as_image(picture)}, "multi_modal_uuids": {"image": [name]}}
-
-
-def sampling_params(sampling: Sampling, *, each_token: bool, logprobs: int = 0) -> object:
-    """vLLM's own form of it; outputs come at the end, or after each token."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    kind = RequestOutputKind.CUMULATIVE if each_token else RequestOutputKind.FINAL_ONLY
-    given = sampling.model_dump() | {"stop": list(sampling.stop)}
-    return SamplingParams(**given, logprobs=logprobs, output_kind=kind)
 
 
 def caption_of(output: Output, sampling: Sampling) -> Caption:

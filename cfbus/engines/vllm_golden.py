@@ -11,9 +11,8 @@ import hashlib
 import math
 
 from cfbus.bus.fields import Sampling
-from cfbus.engines.vllm_asking import Asker, sampling_params, seen
-from cfbus.engines.vllm_running import Output
-from cfbus.engines.vllm_template import Template
+from cfbus.engines.vllm_asking import Asker, Template, seen
+from cfbus.engines.vllm_running import Output, Wanted
 from cfbus.errors import ConfigError
 from cfbus.images import Picture
 
@@ -39,7 +38,7 @@ def drawn(turned: bool) -> Picture:
 async def golden_check(asker: Asker, template: Template) -> None:
     """Raises ConfigError when the model does not pass."""
     tokens = list(template.tokens("", "Describe this image.", True))
-    greedy = sampling_params(_GREEDY, each_token=False, logprobs=LIKELIEST)
+    greedy = Wanted(_GREEDY, logprobs=LIKELIEST)
     first, other = (seen(drawn(turned)) for turned in (False, True))
     once = await asker.last_output({"prompt_token_ids": tokens, **first}, greedy)
     await asker.last_output({"prompt_token_ids": tokens, **other}, greedy)

@@ -24,10 +24,9 @@ from cfbus.bus.messages import FailedItem
 from cfbus.config_file import Value
 from cfbus.core.outcome import Caption
 from cfbus.engines.suspects import Suspects
-from cfbus.engines.vllm_asking import Asker, Job
+from cfbus.engines.vllm_asking import Asker, Job, Template
 from cfbus.engines.vllm_golden import golden_check
 from cfbus.engines.vllm_running import EngineDownError, RequestRefusedError, Running, load
-from cfbus.engines.vllm_template import Template
 from cfbus.errors import CfbusError, ConfigError, TryAgainError
 
 BACK_OFF_SECONDS = (0.0, 1.0, 4.0, 15.0, 60.0)
@@ -40,14 +39,18 @@ LOOK_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
 _MAX_DETAIL = 500
 
+Load = Callable[[Mapping[str, Value]], Running]
 Ended = Callable[[Job, "tuple[Caption, ...] | None", "FailedItem | None"], None]
 
 
 class Host:
     """One model, loaded for as long as this lives."""
 
-    def __init__(self, arguments: Mapping[str, Value], template: Template, *, golden: bool = True) -> None:
-        self._arguments = arguments
+    def __init__(
+        self, arguments: Mapping[str, Value], template: Template, *, golden: bool = True, load: Load = load
+    ) -> None:
+        self._arguments = dict(arguments)
+        self._load_model = load
         self._golden = golden
         self.template = template
         self.ended: Ended = _nobody
@@ -127,11 +130,13 @@ class Host:
         return error
 
     async def _loading(self) -> None:
-        running = load(self._arguments)
+        running = self._load_model(self._arguments)
         self._running, self._asker = running, Asker(running, self.template)
         if self._golden:
             await golden_check(self._asker, self.template)
         self.revision = str(getattr(getattr(running.model_config, "hf_config", None), "_commit_hash", None) or "")
+        if self.revision:  # should the model be built anew, it is this one, whatever its branch is by then
+            self._arguments |= dict.fromkeys(("revision", "code_revision", "tokenizer_revision"), self.revision)
         self.max_model_len = int(getattr(running.model_config, "max_model_len", 0) or 0)
 
     async def _end(self) -> None:

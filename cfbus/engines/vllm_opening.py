@@ -8,7 +8,7 @@ Invariant: the environment that vLLM and torch read is complete before either is
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 
 from cfbus import logs
 from cfbus.config import Config
@@ -17,8 +17,8 @@ from cfbus.engines.base import Post, Read
 from cfbus.engines.vllm_arguments import checked, installed
 from cfbus.engines.vllm_engine import VllmEngine
 from cfbus.engines.vllm_host import Host
-from cfbus.engines.vllm_template import Template
-from cfbus.errors import ConfigError
+from cfbus.engines.vllm_template import ModelTemplate
+from cfbus.errors import CfbusError, ConfigError
 
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -32,16 +32,25 @@ QUIET = {
 """What vLLM is told unless the environment says otherwise: send nothing home, start children afresh."""
 
 
-def open_vllm(settings: Config, origins: Mapping[str, str], read: Read, pool: DecodePool, post: Post) -> VllmEngine:
+def open_vllm(
+    settings: Config,
+    origins: Mapping[str, str],
+    read: Read,
+    pool: DecodePool,
+    post: Post,
+    give_up: Callable[[CfbusError], None] | None,
+) -> VllmEngine:
     """Load the model of this configuration; takes seconds to minutes. Raises ConfigError."""
     vllm = settings.vllm
     log = logs.get_logger()
     there = installed()
     arguments = checked(vllm, there, origins, lambda sentence: log.warning("vllm.arguments", says=sentence))
     prepare(os.environ, settings.worker.gpu_id, vllm.tensor_parallel_size)
-    template = Template(vllm.model, vllm.revision, trust_remote_code=vllm.trust_remote_code)
+    template = ModelTemplate(vllm.model, vllm.revision, trust_remote_code=vllm.trust_remote_code)
     log.info("vllm.loads", model=vllm.model, version=there.version, gpus=os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     host = Host(arguments, template, golden=vllm.golden_check)
+    if give_up is not None:
+        host.give_up = give_up
     host.start()
     return VllmEngine(host, vllm, there.version, read, pool, post)
 

@@ -17,8 +17,10 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from cfbus.bus.fields import Sampling
 from cfbus.config_file import Value
 
 IN_PROCESS: Final = "VLLM_ENABLE_V1_MULTIPROCESSING"
@@ -55,12 +57,21 @@ class Output(Protocol):
     finished: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a request is to be written, and whether its output comes after each token or at the end."""
+
+    sampling: Sampling
+    each_token: bool = False
+    logprobs: int = 0
+
+
 class Running(Protocol):
     """A loaded model. Used from one asyncio loop."""
 
     model_config: Any
 
-    def generate(self, prompt: Mapping[str, Any], sampling: object, name: str) -> AsyncIterator[Output]:
+    def generate(self, prompt: Mapping[str, object], wanted: Wanted, name: str) -> AsyncIterator[Output]:
         """What is written so far, again and again; the last one has a finish reason."""
 
     def close(self) -> None:
@@ -83,11 +94,11 @@ class _InProcesses:
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self.model_config = self._engine.model_config
 
-    async def generate(self, prompt: Mapping[str, Any], sampling: object, name: str) -> AsyncIterator[Output]:
+    async def generate(self, prompt: Mapping[str, object], wanted: Wanted, name: str) -> AsyncIterator[Output]:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         try:
-            async for output in self._engine.generate(prompt, sampling, name):
+            async for output in self._engine.generate(prompt, sampling_params(wanted), name):
                 yield output
         except EngineDeadError:
             raise EngineDownError from None
@@ -116,7 +127,7 @@ class _InProcess:
         self._stepping: asyncio.Task[None] | None = None
         self._down: BaseException | None = None
 
-    async def generate(self, prompt: Mapping[str, Any], sampling: object, name: str) -> AsyncIterator[Output]:
+    async def generate(self, prompt: Mapping[str, object], wanted: Wanted, name: str) -> AsyncIterator[Output]:
         if self._down is not None:
             raise EngineDownError from self._down
         loop = asyncio.get_running_loop()
@@ -124,7 +135,7 @@ class _InProcess:
         self._queues[name] = queue
         done = False
         try:
-            await self._added(loop, name, prompt, sampling)
+            await self._added(loop, name, prompt, sampling_params(wanted))
             if self._stepping is None or self._stepping.done():
                 self._stepping = loop.create_task(self._steps(loop))
             while not done:
@@ -139,7 +150,7 @@ class _InProcess:
                 self._thread.submit(self._engine.abort_request, [name])
 
     async def _added(
-        self, loop: asyncio.AbstractEventLoop, name: str, prompt: Mapping[str, Any], sampling: object
+        self, loop: asyncio.AbstractEventLoop, name: str, prompt: Mapping[str, object], sampling: object
     ) -> None:
         try:
             await loop.run_in_executor(self._thread, self._engine.add_request, name, prompt, sampling)
@@ -166,6 +177,16 @@ class _InProcess:
         if shutdown is not None:
             shutdown()
         del self._engine
+
+
+def sampling_params(wanted: Wanted) -> object:
+    """vLLM's own form of it."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    kind = RequestOutputKind.CUMULATIVE if wanted.each_token else RequestOutputKind.FINAL_ONLY
+    given = wanted.sampling.model_dump() | {"stop": list(wanted.sampling.stop)}
+    return SamplingParams(**given, logprobs=wanted.logprobs, output_kind=kind)
 
 
 def _said(error: BaseException) -> str:

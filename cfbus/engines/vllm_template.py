@@ -28,7 +28,7 @@ class Processor(Protocol):
         """What was said, in the form that the model knows."""
 
 
-class Template:
+class ModelTemplate:
     """A model's chat template and tokenizer."""
 
     def __init__(self, model: str, revision: str, *, trust_remote_code: bool) -> None:
@@ -36,7 +36,7 @@ class Template:
         self._processor = _processor(model, revision, trust_remote_code)
         self._tokenizer: Any = getattr(self._processor, "tokenizer", self._processor)
         self._special = _special(self._tokenizer)
-        self.tokens = functools.lru_cache(_RENDERED)(self._tokens)
+        self._cached = functools.lru_cache(_RENDERED)(self._tokens)
         self._check()
 
     def cleaned(self, columns: Mapping[str, object]) -> dict[str, object]:
@@ -47,8 +47,11 @@ class Template:
         """Data must not be able to end its turn and speak as somebody else."""
         return self._special.sub(" ", text) if self._special is not None else text
 
-    def _tokens(self, system: str, prompt: str, image: bool) -> Sequence[int]:
+    def tokens(self, system: str, prompt: str, image: bool) -> Sequence[int]:
         """The tokens of one request."""
+        return self._cached(system, prompt, image)
+
+    def _tokens(self, system: str, prompt: str, image: bool) -> Sequence[int]:
         text = self._render(system, prompt, image)
         return list(self._tokenizer.encode(text, add_special_tokens=False))  # the template writes them itself
 
