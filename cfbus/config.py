@@ -60,6 +60,18 @@ class Config(Section):
         captions.model_fields_set.discard("slots")  # still a default: it changes when the prompts change
         return captions
 
+    @field_validator("captions", mode="after")
+    @classmethod
+    def _one_model(cls, captions: Captions, info: ValidationInfo) -> Captions:
+        there = info.data["vllm"].model if "vllm" in info.data else ""
+        for name, stage in captions.stages.items():
+            if there and stage.model not in ("", there):
+                raise ValueError(
+                    f"stages.{name}.model: {stage.model} is not the model of vllm.model ({there}); a worker has one"
+                    " model for now, leave this out"
+                )
+        return captions
+
     @field_validator("broker", mode="after")
     @classmethod
     def _beside_the_store(cls, broker: Broker, info: ValidationInfo) -> Broker:

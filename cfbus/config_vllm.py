@@ -17,12 +17,12 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 
 from cfbus.config_captions import MAX_SLOTS, Slot
 from cfbus.config_file import Value
+from cfbus.config_sampling import Sampling
 from cfbus.config_types import Flag, Line, Number, SlotName, Whole
 from cfbus.config_words import Section
 from cfbus.logs import display
 
 MODALITIES = ("image", "video", "audio")
-MAX_STOPS = 32
 MAX_ARGUMENTS = 200
 
 _ARGUMENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -32,12 +32,6 @@ def _modality(name: str) -> str:
     if name not in MODALITIES:
         raise ValueError(f"one of {', '.join(MODALITIES)}")
     return name
-
-
-def _several(given: object) -> object:
-    if isinstance(given, list):
-        return tuple(given)
-    return (given,) if isinstance(given, str) else given
 
 
 def prompt_names(count: int) -> list[str]:
@@ -54,52 +48,6 @@ def _named(given: object) -> object:
 
 
 Modality = Annotated[str, AfterValidator(_modality)]
-Text = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-class Sampling(Section):
-    """How the next token is chosen; the same for all slots."""
-
-    temperature: Number = Field(
-        default=0.7, ge=0, le=10, description="How freely tokens are chosen; 0 for the likeliest."
-    )
-    top_p: Number = Field(
-        default=0.95,
-        ge=0.01,
-        le=1,
-        description="Only the likeliest tokens that have this probability together; 1 for all.",
-    )
-    top_k: Whole = Field(
-        default=0, ge=-1, le=10**6, description="Only so many of the likeliest tokens; 0 or -1 for all."
-    )
-    min_p: Number = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="Only tokens with this share of the likeliest one's probability; 0 for all.",
-    )
-    max_tokens: Whole = Field(default=256, ge=1, le=65536, description="The most tokens of a caption.")
-    repetition_penalty: Number = Field(
-        default=1.05,
-        ge=0.01,
-        le=10,
-        description="Above 1: tokens of prompt and caption become less likely to come again.",
-    )
-    presence_penalty: Number = Field(
-        default=0.0, ge=-2, le=2, description="Above 0: tokens of the caption become less likely to come again."
-    )
-    frequency_penalty: Number = Field(
-        default=0.0, ge=-2, le=2, description="The same, more so the more often they came."
-    )
-    stop: Annotated[tuple[Text, ...], BeforeValidator(_several), Len(0, MAX_STOPS)] = Field(
-        default=(), description="Texts that end a caption, beside the model's own end of text."
-    )
-    seed: Whole | None = Field(
-        default=None, ge=0, le=2**63 - 1, description="The same seed, nearly the same captions; none for chance."
-    )
-    skip_special_tokens: Flag = Field(
-        default=True, description="Whether the model's control tokens are left out of captions."
-    )
 
 
 class Vllm(Section):
@@ -142,6 +90,10 @@ class Vllm(Section):
     )
     limit_mm_per_prompt: Annotated[Mapping[Modality, Annotated[Whole, Field(ge=0, le=64)]], Len(0, 3)] = Field(
         default={"image": 1}, description="How many images, videos and sounds a prompt may have."
+    )
+    golden_check: Flag = Field(
+        default=True,
+        description="Whether a picture is captioned twice at the start, to see that what is cached changes nothing.",
     )
     trust_remote_code: Flag = Field(
         default=False, description="Whether to run code that comes with the model, with all that this process may do."

@@ -265,7 +265,8 @@ def _entries(name: str, value: Value) -> list[str]:
 
 def _plain(value: object, folder: Path) -> Value:
     if isinstance(value, Section):
-        names = list(type(value).model_fields)
+        # Of a section that has a name in a file (a slot), what was not given is not written: there it says nothing.
+        names = [name for name in type(value).model_fields if name in value.model_fields_set]
         if names == [value.short_form]:
             return _plain(getattr(value, names[0]), folder)
         return {name: _plain(getattr(value, name), folder) for name in names}

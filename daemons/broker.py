@@ -59,7 +59,7 @@ class BrokerDaemon:
         self._table = self._registry.key_table(time.time())
         rules = Rules(
             dataset=settings.dataset.name,
-            spec=spec_of(settings.captions),
+            spec=spec_of(settings.captions, settings.vllm),
             instance=runtime.new_id(),
             chunk_size=min(settings.broker.chunk_size, m.MAX_CHUNK_ITEMS),
             lease_seconds=float(settings.broker.lease_seconds),

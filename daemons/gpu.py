@@ -65,7 +65,8 @@ class GpuDaemon:
         self._loop = runtime.Loop()
         self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._awake = False
-        self._engine, self._pool = open_engine(settings, self._read, self._post)
+        self._problem: CfbusError | None = None
+        self._engine, self._pool = open_engine(settings, self._read, self._post, begin.origins, self._give_up)
         self._captioned = 0  # whether anybody needed it or not
         name = f"{worker.name}-{worker.gpu_id}"
         self._rules = WorkerRules(runtime.new_id(), name[:64], worker.concurrency)
@@ -93,6 +94,16 @@ class GpuDaemon:
             self._awake = True
             self._loop.wake()
 
+    def _give_up(self, error: CfbusError) -> None:
+        """From any thread: the engine has ended for good."""
+        self._problem = error
+        self._loop.wake()
+
+    def _ended_by(self, error: CfbusError) -> CfbusError:
+        """To be raised; what is not acked yet goes to the spool."""
+        self._carry_out(self._core.leave())
+        return error
+
     def serve(self) -> int:
         """Until asked to stop."""
         self._loop.handle_signals()
@@ -118,6 +129,8 @@ class GpuDaemon:
 
     def _turn(self, at: float) -> float:
         self._take_outcomes(at)
+        if self._problem is not None:
+            raise self._ended_by(self._problem)
         if at >= self._core.next_deadline():
             self._carry_out(self._core.tick(at))
         if self._loop.stop_requests > self._drains:
@@ -194,11 +207,15 @@ class GpuDaemon:
 
     def _use(self, spec: m.Spec, generation: int) -> None:
         if spec.engine != self._captions.engine:
-            raise ConfigError(
+            wrong = ConfigError(
                 f"The broker wants captions by {spec.engine!r}; this worker has {self._captions.engine!r}.",
                 f"Start it with --set captions.engine={spec.engine} if that is what you want to lend.",
             )
-        self._engine.use(spec)
+            raise self._ended_by(wrong)
+        try:
+            self._engine.use(spec)
+        except ConfigError as error:
+            raise self._ended_by(error) from None
         self._log.info("spec.used", spec=spec.hash, generation=generation, slots=len(spec.slots))
 
 

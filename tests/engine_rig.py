@@ -5,21 +5,36 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
+from engine_vllm import MODEL
+
+from cfbus.bus.fields import Model, Sampling
 from cfbus.bus.messages import Slot, Spec
 from cfbus.core.outcome import Outcome, WorkItem
 
 LEASE = "00000000000000aa"
 
 
+def greedy(max_tokens: int = 24) -> Sampling:
+    """The likeliest token, always."""
+    return Sampling(
+        temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, max_tokens=max_tokens, repetition_penalty=1.0,
+        presence_penalty=0.0, frequency_penalty=0.0, stop=(), seed=None, skip_special_tokens=True,
+    )  # fmt: skip
+
+
 def spec_of(engine: str, prompts: dict[str, str], **options: float) -> Spec:
-    """A spec with these slots; its hash is made up."""
+    """A spec with these slots; its hash is made up. For vLLM a token stands for 20 of an option ``length``."""
+    sampling = greedy(int(options.get("length", 480)) // 20) if engine == "vllm" else None
     fields = {
         "hash": "0" * 16,
         "engine": engine,
         "options": tuple(options.items()),
         "pixel_budget": 1 << 20,
         "max_pixels": 100_000_000,
-        "slots": tuple(Slot(name=name, prompt=prompt, prompt_id=name) for name, prompt in prompts.items()),
+        "model": Model(name=str(MODEL), revision="") if sampling else None,
+        "slots": tuple(
+            Slot(name=name, prompt=prompt, prompt_id=name, sampling=sampling) for name, prompt in prompts.items()
+        ),
     }
     return Spec.model_validate(fields)
 

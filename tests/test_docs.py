@@ -28,6 +28,7 @@ from cfbus.bus import messages as m
 from cfbus.bus.columns import Table, build
 from cfbus.bus.wire import checksum, encode_table
 from cfbus.core.frame import JournalFrame
+from cfbus.core.held import Use
 from cfbus.core.outcome import Caption, EngineFacts, Outcome
 from cfbus.core.results import pack
 from cfbus.core.worker import WorkerRules
@@ -323,7 +324,7 @@ def captions_frame(position: int, first: int, last: int) -> JournalFrame:
         for index in range(first, last + 1)
     ]
     rules = WorkerRules("2" * 16, "worker", 1)
-    message, payload = pack(outcomes, grant, SPEC, EngineFacts("palette", "palette-1"), rules, 1, position)
+    message, payload = pack(outcomes, grant, Use(SPEC, 1), EngineFacts("palette", "palette-1"), rules, position)
     return frame(position, "captions", message.ranges, payload)
 
 

@@ -19,7 +19,6 @@ from typing import get_args
 from urllib.parse import urlsplit
 
 from cfbus.config import SCHEMA
-from cfbus.config_captions import ENGINES
 from cfbus.config_dataset import Dataset
 from cfbus.config_file import KeyPath, Tree, Value, absolute, dotted, dump_value, read_file
 from cfbus.config_overlay import Option
@@ -306,13 +305,7 @@ def _conclude(done: Conversion) -> None:
     """What follows from all keys together."""
     if "vllm" not in done.sets:
         return
-    if "vllm" in ENGINES:
-        done.options.append(Option("--from", ("captions", "engine"), "vllm"))
-    else:
-        done.notes.append(
-            "The vLLM engine is not here yet, so captions.engine stays what it is by default, which is no"
-            " vision-language model. What is set under vllm waits for it."
-        )
+    done.options.append(Option("--from", ("captions", "engine"), "vllm"))
     if "vllm.trust_remote_code" not in done.sets:
         done.notes.append(
             "Code that comes with a model is not run; there it always was. If the model needs it and you trust who"

@@ -178,7 +178,7 @@ _NOTHING: tuple[tuple[Fate, str, str], ...] = (
     (
         Fate.LATER,
         "orchestrator.vllm.stages",
-        "Several steps for one image are not here yet; their prompts are not carried over.",
+        "Not carried over yet; write them as captions.stages, and their prompts as captions.slots.",
     ),
     (
         Fate.LATER,

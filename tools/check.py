@@ -81,7 +81,10 @@ def _tried_text(settings: config.Config, tried: Trial) -> Iterator[str]:
         said = "(not asked: a column is missing)" if prompt is None else display(prompt, 1000)
         yield f"\nPrompt of {slot}: {said}"
     if tried.row:
-        yield "\nA row, as it would be:"
+        instead = (
+            " (no model was loaded: its caption is only a measurement)" if settings.captions.engine == "vllm" else ""
+        )
+        yield f"\nA row, as it would be{instead}:"
     for name, value in tried.row.items():
         shown = value.hex() if isinstance(value, bytes) else str(value)
         yield f"  {name:<16} {display(shown, SHOWN_CHARS)}"

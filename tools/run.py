@@ -20,6 +20,7 @@ from rich.console import Console
 
 from cfbus import config, logs
 from cfbus.bus.messages import Role
+from cfbus.config_captions import ENGINES
 from cfbus.core.prompts import columns_in
 from cfbus.core.snapshot import Status
 from cfbus.errors import EXIT_DEAD_LETTERS, EXIT_DONE, EXIT_INTERRUPTED, CfbusError, DiskFullError, UsageError
@@ -182,7 +183,7 @@ def caption(
             if before is not None and before.complete:
                 return nothing_to_do(settings, console, before)
         return caption_rest(
-            settings, before, workers or default_workers(), console, lock, accept_loss=wanted.accept_loss
+            settings, before, workers or default_workers(settings), console, lock, accept_loss=wanted.accept_loss
         )
     finally:
         os.close(lock)
@@ -247,8 +248,10 @@ def check_columns(settings: config.Config) -> None:
         raise UsageError(wrong.sentence, wrong.hint)
 
 
-def default_workers() -> int:
-    """One worker for every two cores, at most 4: the engines here run on the CPU."""
+def default_workers(settings: config.Config) -> int:
+    """One worker for every two cores, at most 4, where the engine runs on the CPU; a single GPU for vLLM."""
+    if settings.captions.engine == "vllm":
+        return 1
     return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
 
 
@@ -284,7 +287,7 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
     "--slot", "slots", multiple=True, metavar="NAME=TEXT", help="A caption's name and its prompt; repeatable."
 )
 @click.option("--prompt", metavar="TEXT", help="One prompt, for the slot called caption.")
-@click.option("--engine", type=click.Choice(["palette", "scripted"]), help="What writes captions.")
+@click.option("--engine", type=click.Choice(ENGINES), help="What writes captions.")
 @click.option("--workers", type=click.IntRange(1, 64), help="How many workers to start here.")
 @click.option(
     "--wait",

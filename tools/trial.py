@@ -22,6 +22,7 @@ from cfbus import runtime
 from cfbus.bus import messages as m
 from cfbus.config import Config
 from cfbus.core.frame import JournalFrame
+from cfbus.core.held import Use
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 from cfbus.core.results import pack
 from cfbus.core.worker import WorkerRules
@@ -97,6 +98,7 @@ def trial(settings: Config, source: Source, items: int, seconds: float, listed: 
 
     Raises SourceError when there is nothing.
     """
+    settings = _without_model(settings)
     shards = source.shards(NothingKnown())
     first = next(shards, None)
     tried = _try(settings, source, first, items) if first is not None else []
@@ -104,6 +106,14 @@ def trial(settings: Config, source: Source, items: int, seconds: float, listed: 
     prompts, row = (_prompts(settings, good), _row(settings, first, tried, good)) if good and first else ({}, {})
     counted = _count(source, first, shards, seconds, listed)
     return Trial(tried, prompts, row, counted, Columns.of(one.loaded for one in tried))
+
+
+def _without_model(settings: Config) -> Config:
+    """No model is loaded to try a configuration: in its place the pictures are measured."""
+    if settings.captions.engine != "vllm":
+        return settings
+    captions = settings.captions.model_copy(update={"engine": "palette"})
+    return settings.model_copy(update={"captions": captions})
 
 
 def first_columns(settings: Config, source: Source, items: int) -> Columns:
@@ -173,7 +183,7 @@ def _caption(
     engine, pool = open_engine(settings, again, finished.put)
     found: dict[int, Outcome] = {}
     try:
-        engine.use(spec_of(settings.captions))
+        engine.use(spec_of(settings.captions, settings.vllm))
         engine.submit(items)
         until = time.monotonic() + ENGINE_SECONDS
         while len(found) < len(items) and time.monotonic() < until:
@@ -194,7 +204,7 @@ def _caption(
 def _prompts(settings: Config, good: Tried) -> dict[str, str | None]:
     columns = good.loaded.columns if good.loaded else {}
     slots = tuple(settings.captions.slots)
-    return dict(zip(slots, asked(spec_of(settings.captions), slots, columns), strict=True))
+    return dict(zip(slots, asked(spec_of(settings.captions, settings.vllm), slots, columns), strict=True))
 
 
 # ---------------------------------------------------------------------- a row
@@ -235,7 +245,8 @@ def _frame(settings: Config, shard: ListedShard, good: Tried, number: int) -> Jo
         backup=False, ttl=1.0, window=0,
     )  # fmt: skip
     rules = WorkerRules(LEASE, settings.worker.name, 1)
-    result, payload = pack([good.outcome], grant, spec_of(settings.captions), good.engine, rules, 1, 1)
+    use = Use(spec_of(settings.captions, settings.vllm), 1)
+    result, payload = pack([good.outcome], grant, use, good.engine, rules, 1)
     return JournalFrame(
         1, "captions", LEASE, f"{shard.name}:{index}-{index + 1}@{number}.1", number, 0, result.ranges, None,
         "you", "your key", runtime.wall(), result.crc, payload,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 PROTOCOL_VERSION = 1
 KIB = 1024
@@ -20,7 +20,9 @@ MAX_CAPTION_BYTES = 64 * KIB
 MAX_ITEM_TEXT_BYTES = 192 * KIB  # all captions of one item together
 MAX_SLOTS = 16
 MAX_PROMPT_CHARS = 8192
-MAX_PROMPTS_BYTES = 32 * KIB  # all prompts of a spec together: it travels in a header
+MAX_PROMPTS_BYTES = 32 * KIB  # all texts of a spec together: it travels in a header
+MAX_STAGES = 8
+MAX_STOPS = 32
 MAX_CHUNK_ITEMS = 65536
 MAX_SHARD_ITEMS = 1 << 31
 MAX_RANGES = 4096
@@ -81,28 +83,66 @@ class Message(Part):
     PAYLOAD: ClassVar[bool] = False
 
 
+class Sampling(Part):
+    """How the next token of a caption is chosen, as vLLM names it."""
+
+    temperature: Annotated[float, Field(ge=0, le=10)]
+    top_p: Annotated[float, Field(ge=0.01, le=1)]
+    top_k: Annotated[int, Field(ge=-1, le=10**6)]
+    min_p: Annotated[float, Field(ge=0, le=1)]
+    max_tokens: Annotated[int, Field(ge=1, le=65536)]
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)]
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)]
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)]
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], Field(max_length=MAX_STOPS)]
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None
+    skip_special_tokens: bool
+
+
+class Stage(Part):
+    """Captions that are written together, after those that they require."""
+
+    name: SlotName
+    requires: Annotated[tuple[SlotName, ...], Field(max_length=MAX_STAGES)]
+    output_field: SlotName
+    image: bool
+
+
+class Model(Part):
+    """The model that a worker must have to caption by a spec."""
+
+    name: Annotated[str, Field(min_length=1, max_length=512)]
+    revision: Annotated[str, Field(max_length=200)]
+
+
 class Slot(Part):
     """One named caption of an item."""
 
     name: SlotName
-    stage: Word = "caption"
+    stage: SlotName = "caption"
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
-    prompt_id: Word
-
-
-def _fitting(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
-    if sum(len(slot.prompt.encode()) for slot in slots) > MAX_PROMPTS_BYTES:
-        raise ValueError(f"the prompts of all slots together may have {MAX_PROMPTS_BYTES} bytes")
-    return slots
+    prompt_id: Annotated[str, Field(pattern=r"^[0-9a-z_]{1,32}$")]
+    sampling: Sampling | None = None
 
 
 class Spec(Part):
     """All that decides what a caption says, named by its hash."""
 
     hash: Id
-    engine: Literal["palette", "scripted"]
-    options: Annotated[tuple[tuple[Word, Finite], ...], Field(max_length=16)] = ()
+    engine: Literal["palette", "scripted", "vllm"]
+    model: Model | None = None
+    options: Annotated[tuple[tuple[SlotName, Finite], ...], Field(max_length=16)] = ()
     pixel_budget: Annotated[int, Field(ge=1, le=1 << 28)]
     max_pixels: Annotated[int, Field(ge=1, le=1 << 32)]
-    slots: Annotated[tuple[Slot, ...], Field(min_length=1, max_length=MAX_SLOTS), AfterValidator(_fitting)]
+    system: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)] = ""
+    stages: Annotated[tuple[Stage, ...], Field(max_length=MAX_STAGES)] = ()
+    slots: Annotated[tuple[Slot, ...], Field(min_length=1, max_length=MAX_SLOTS)]
     missing_column: Literal["empty", "skip", "fail"] = "fail"
+
+    @model_validator(mode="after")
+    def _texts_fit(self) -> Spec:
+        texts = [self.system, *(slot.prompt for slot in self.slots)]
+        texts += [stop for slot in self.slots if slot.sampling for stop in slot.sampling.stop]
+        if sum(len(text.encode()) for text in texts) > MAX_PROMPTS_BYTES:
+            raise ValueError(f"the prompts of all slots together may have {MAX_PROMPTS_BYTES} bytes")
+        return self

@@ -16,6 +16,7 @@ from cfbus.core.outcome import EngineFacts, Outcome
 from cfbus.core.ranges import pairs_of
 
 if TYPE_CHECKING:
+    from cfbus.core.held import Use
     from cfbus.core.worker import WorkerRules
 
 ITEM_OVERHEAD_BYTES = 80
@@ -79,15 +80,14 @@ def split(outcomes: Sequence[Outcome], total_bytes: int) -> Iterator[list[Outcom
 def pack(
     outcomes: Sequence[Outcome],
     grant: m.Grant,
-    spec: m.Spec,
+    use: Use,
     engine: EngineFacts,
     rules: WorkerRules,
-    generation: int,
     number: int,
 ) -> tuple[m.Result, bytes]:
     """One RESULT with its payload. ``outcomes`` ascend by index and have a caption for each slot of the grant."""
     captions = [caption for outcome in outcomes for caption in outcome.captions]
-    by_name = {slot.name: slot for slot in spec.slots}
+    by_name = {slot.name: slot for slot in use.spec.slots}
     images = [outcome.image for outcome in outcomes]
     table = build(
         "captions",
@@ -110,12 +110,12 @@ def pack(
             "flags": [caption.flags for caption in captions],
         },
         constants={
-            "spec": spec.hash,
+            "spec": use.spec.hash,
             "model": engine.model,
             "model_revision": engine.model_revision,
             "engine": engine.engine,
             "worker": rules.name,
-            "generation": str(generation),
+            "generation": str(use.generation),
         },
         slots={
             "slot": grant.slots,

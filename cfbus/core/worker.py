@@ -10,12 +10,13 @@ it closes); what was acked is never sent again.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cfbus.bus import messages as m
 from cfbus.bus.fields import MAX_HELD, MAX_RANGES, RESULT_SPLIT_BYTES
 from cfbus.bus.wire import WireError, decode_table
 from cfbus.core.effects import Abandon, Effect, Note, Send, Stop, UseSpec
+from cfbus.core.held import Held, Use
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 from cfbus.core.ranges import RangeSet
 from cfbus.core.results import pack, split, weighed
@@ -40,25 +41,6 @@ class WorkerRules:
     resend_seconds: float = 30.0
 
 
-@dataclass(eq=False)
-class _Held:
-    grant: m.Grant
-    keys: list[str]
-    locators: list[bytes]
-    todo: RangeSet
-    in_flight: set[int] = field(default_factory=set)
-    finished: list[Outcome] = field(default_factory=list)
-    finished_bytes: int = 0
-    since: float = 0.0
-    captioned: int = 0
-    unacked: int = 0
-    current: bool = True
-
-    @property
-    def over(self) -> bool:
-        return not (self.todo or self.in_flight or self.finished or self.unacked)
-
-
 class Worker:
     """The state of one worker."""
 
@@ -67,12 +49,11 @@ class Worker:
         self.engine = engine
         self.draining = False
         self.rate = 0.0
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._results = Retransmitter(rules.resend_seconds)
         self._window = m.MAX_FRAME_BYTES
         self._number = 0
-        self._spec: m.Spec | None = None
-        self._generation = 0
+        self._use: Use | None = None
         self._welcomed = False
         self._hello_at = now + HELLO_SECONDS  # the first comes with the connection
         self._renew_at = now
@@ -93,14 +74,14 @@ class Worker:
     def next_items(self, count: int) -> list[WorkItem]:
         """Up to ``count`` items to read and caption now; none while the window is closed."""
         items: list[WorkItem] = []
-        if self._results.bytes >= self._window or self._spec is None:
+        if self._results.bytes >= self._window or self._use is None:
             return items
         for lease, held in self._held.items():
             while held.todo and len(items) < count:
                 start, end = held.todo.first() or (0, 0)
                 end = min(end, start + count - len(items))
                 held.todo.remove(start, end)
-                held.in_flight.update(range(start, end))
+                held.in_flight.update(dict.fromkeys(range(start, end), self._use))
                 grant = held.grant
                 items += [
                     WorkItem(
@@ -206,8 +187,8 @@ class Worker:
         effects: list[Effect] = [Note("bus.welcomed", (("dataset", message.dataset),))]
         for lease in message.lost:
             effects += self._lose(lease)
-        if message.spec is not None and message.spec != self._spec:
-            self._spec, self._generation = message.spec, message.generation
+        if message.spec is not None and (self._use is None or not self._use.same(message.spec, message.generation)):
+            self._use = Use(message.spec, message.generation)
             self._rates.clear()
             effects.append(UseSpec(message.spec, message.generation))
         return effects + self._results.send_all(now)
@@ -227,7 +208,7 @@ class Worker:
         todo = RangeSet([(message.start, message.end)])
         todo.subtract(message.done)
         locators = listing.text("locator").raws()
-        self._held[message.lease] = _Held(message, listing.text("key").texts(), locators, todo)
+        self._held[message.lease] = Held(message, listing.text("key").texts(), locators, todo)
         return []
 
     def _lease_state(self, state: m.LeaseState) -> list[Effect]:
@@ -237,7 +218,7 @@ class Worker:
         if not state.current:
             return self._lose(state.lease)
         held.todo.subtract(state.done)
-        elsewhere = tuple((i, i + 1) for a, b in state.done for i in sorted(held.in_flight & set(range(a, b))))
+        elsewhere = tuple((i, i + 1) for a, b in state.done for i in sorted(held.in_flight.keys() & set(range(a, b))))
         return self._abandon(held, elsewhere)
 
     def _lose(self, lease: str) -> list[Effect]:
@@ -249,12 +230,13 @@ class Worker:
         held.todo = RangeSet()
         return self._abandon(held, tuple((index, index + 1) for index in sorted(held.in_flight)))
 
-    def _abandon(self, held: _Held, pairs: m.Ranges) -> list[Effect]:
-        held.in_flight.difference_update(index for start, end in pairs for index in range(start, end))
+    def _abandon(self, held: Held, pairs: m.Ranges) -> list[Effect]:
+        for index in [index for index in held.in_flight if any(start <= index < end for start, end in pairs)]:
+            del held.in_flight[index]
         self._forget_if_over(held)
         return [Abandon(held.grant.lease, pairs)] if pairs else []
 
-    def _forget_if_over(self, held: _Held) -> None:
+    def _forget_if_over(self, held: Held) -> None:
         if held.over:
             self._held.pop(held.grant.lease, None)
 
@@ -267,11 +249,11 @@ class Worker:
             held = self._held.get(outcome.lease)
             if held is None or outcome.index not in held.in_flight:
                 continue
-            held.in_flight.discard(outcome.index)
+            use = held.in_flight.pop(outcome.index)
             outcome, size = weighed(outcome)
             if not held.finished:
                 held.since = now
-            held.finished.append(outcome)
+            held.finished.append((outcome, use))
             held.finished_bytes += size
             held.captioned += 1
             self._window_count += 1
@@ -293,18 +275,18 @@ class Worker:
             self.rate = min(self._rates[-1], sorted(self._rates)[len(self._rates) // 2])
             self._window_start, self._window_count = now, 0
 
-    def _flush(self, held: _Held, now: float) -> list[Effect]:
+    def _flush(self, held: Held, now: float) -> list[Effect]:
         finished, total, held.finished, held.finished_bytes = held.finished, held.finished_bytes, [], 0
         effects: list[Effect] = []
-        good = sorted((o for o in finished if o.failure is None), key=lambda outcome: outcome.index)
-        for part in split(good, total):
-            assert self._spec is not None
-            self._number += 1
-            message, payload = pack(
-                part, held.grant, self._spec, self.engine, self.rules, self._generation, self._number
-            )
-            effects += self._keep_and_send(held, message, payload, now)
-        failures = [outcome.failure for outcome in finished if outcome.failure is not None]
+        for use in dict.fromkeys(
+            use for _, use in finished
+        ):  # a caption says what it was written by, not what came later
+            good = sorted((o for o, by in finished if by is use and o.failure is None), key=lambda one: one.index)
+            for part in split(good, total):
+                self._number += 1
+                message, payload = pack(part, held.grant, use, self.engine, self.rules, self._number)
+                effects += self._keep_and_send(held, message, payload, now)
+        failures = [outcome.failure for outcome, _ in finished if outcome.failure is not None]
         for start in range(0, len(failures), m.MAX_FAILED_ITEMS):
             self._number += 1
             failed = m.Failed(
@@ -316,7 +298,7 @@ class Worker:
             effects += self._keep_and_send(held, failed, b"", now)
         return effects
 
-    def _keep_and_send(self, held: _Held, message: m.Result | m.Failed, payload: bytes, now: float) -> list[Effect]:
+    def _keep_and_send(self, held: Held, message: m.Result | m.Failed, payload: bytes, now: float) -> list[Effect]:
         self._results.keep(message, payload, now)
         held.unacked += 1
         return [Send(BROKER, message, payload)] if self._welcomed else []
@@ -333,7 +315,7 @@ class Worker:
 
     def _ask(self, now: float) -> list[Effect]:
         """Ask for a lease early enough that the engine never waits for one."""
-        if not self._welcomed or self.draining or self._spec is None or self._results.bytes >= self._window:
+        if not self._welcomed or self.draining or self._use is None or self._results.bytes >= self._window:
             return []
         if self._asked_at is not None and now - self._asked_at < ASK_SECONDS:
             return []

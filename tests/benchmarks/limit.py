@@ -24,6 +24,7 @@ from benchmarks.processes import machine_busy, peak
 from cfbus.bus import messages as m
 from cfbus.bus.columns import Table
 from cfbus.bus.wire import decode_table
+from cfbus.core.held import Use
 from cfbus.core.outcome import Outcome, WorkItem
 from cfbus.core.results import pack
 from cfbus.core.worker import WorkerRules
@@ -56,7 +57,7 @@ def frames(items: int) -> list[bytes]:
         )  # fmt: skip
         engine.submit([WorkItem("", "", at, f"item-{shard + at:08d}", b"", ("caption",)) for at in range(end)])
         for start in range(0, end, RESULT_ITEMS):
-            made.append(pack(done[start : start + RESULT_ITEMS], grant, spec, engine.facts, rules, 1, 0)[1])
+            made.append(pack(done[start : start + RESULT_ITEMS], grant, Use(spec, 1), engine.facts, rules, 0)[1])
         done.clear()
     return made
 

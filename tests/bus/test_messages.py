@@ -6,7 +6,16 @@ import pytest
 from pydantic import ValidationError
 
 from cfbus.bus import messages as m
-from cfbus.bus.fields import MAX_HEADER_BYTES, MAX_PROMPT_CHARS, MAX_PROMPTS_BYTES, MAX_RANGES
+from cfbus.bus.fields import (
+    MAX_HEADER_BYTES,
+    MAX_PROMPT_CHARS,
+    MAX_PROMPTS_BYTES,
+    MAX_RANGES,
+    MAX_STAGES,
+    Model,
+    Sampling,
+    Stage,
+)
 from cfbus.bus.wire import encode
 
 WIDE = "\N{GRINNING FACE}"  # four bytes
@@ -18,10 +27,27 @@ SLOT_NAMES = tuple(f"s{at:031d}" for at in range(16))
 
 def spec() -> m.Spec:
     """As large as one may be."""
-    share = MAX_PROMPTS_BYTES // 16 // 4
-    slots = tuple(m.Slot(name=name, stage=WIDE * 64, prompt=WIDE * share, prompt_id=WIDE * 64) for name in SLOT_NAMES)
-    options = tuple((WIDE * 64, 1.5) for _ in range(16))
-    return m.Spec(hash=ID, engine="scripted", options=options, pixel_budget=1 << 28, max_pixels=1 << 32, slots=slots)
+    stops = tuple(f"{at}" for at in range(10))
+    sampling = Sampling(
+        temperature=0.7, top_p=0.9, top_k=10**6, min_p=0.1, max_tokens=65536, repetition_penalty=1.1,
+        presence_penalty=0.1, frequency_penalty=0.1, stop=(*stops, "x" * 214), seed=(1 << 63) - 1,
+        skip_special_tokens=False,
+    )  # fmt: skip
+    share = (MAX_PROMPTS_BYTES // 16 - 224) // 4
+    slots = tuple(
+        m.Slot(name=name, stage=name, prompt=WIDE * share, prompt_id="p" * 32, sampling=sampling) for name in SLOT_NAMES
+    )
+    names = SLOT_NAMES[:MAX_STAGES]
+    return m.Spec(
+        hash=ID,
+        engine="scripted",
+        model=Model(name=WIDE * 512, revision=WIDE * 200),
+        options=tuple((name, 1.5) for name in SLOT_NAMES),
+        pixel_budget=1 << 28,
+        max_pixels=1 << 32,
+        stages=tuple(Stage(name=name, requires=names, output_field=name, image=True) for name in names),
+        slots=slots,
+    )
 
 
 def largest() -> list[m.Message]:
@@ -64,6 +90,17 @@ def largest() -> list[m.Message]:
 def test_no_header_is_larger_than_a_header_may_be(message: m.Message) -> None:
     assert type(message).model_validate(message.model_dump()) == message
     assert len(encode(message)[1]) <= MAX_HEADER_BYTES
+
+
+def test_a_specs_texts_are_bounded_together_whatever_they_are() -> None:
+    stops = tuple("x" * 256 for _ in range(32))
+    sampling = spec().slots[0].sampling
+    assert sampling is not None
+    wordy = sampling.model_copy(update={"stop": stops})
+    slots = tuple(m.Slot(name=name, prompt="x", prompt_id="p", sampling=wordy) for name in SLOT_NAMES)
+    m.Spec(hash=ID, engine="vllm", pixel_budget=1, max_pixels=1, slots=slots[:3])
+    with pytest.raises(ValidationError, match="prompts of all slots together"):
+        m.Spec(hash=ID, engine="vllm", pixel_budget=1, max_pixels=1, slots=slots)
 
 
 def test_all_prompts_of_a_spec_have_to_fit_together() -> None:

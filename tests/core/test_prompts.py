@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfbus.core.prompts import MAX_VALUE_CHARS, Missing, MissingColumnError, as_text, columns_in, filled
+from cfbus.core.prompts import MAX_VALUE_CHARS, Missing, MissingColumnError, as_text, columns_in, filled, names_in
 
 
 def test_places_are_filled_and_all_else_stays() -> None:
@@ -21,7 +21,7 @@ def test_places_are_filled_and_all_else_stays() -> None:
 def test_a_prompt_without_places_is_itself_and_values_are_not_read(prompt: str, value: str) -> None:
     if not columns_in(prompt):
         assert filled(prompt, {}, "fail") == prompt
-    assert filled("<{col:x}>", {"x": value}, "fail") == f"<{value}>"
+    assert filled("<{col:x}>", {value: "no", "x": value}, "fail") == f"<{value}>"
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,12 @@ def test_what_a_missing_column_does(columns: dict[str, object]) -> None:
     with pytest.raises(MissingColumnError) as caught:
         filled("<{col:a}>", columns, "fail")
     assert caught.value.name == "a"
+
+
+def test_names_stand_for_earlier_captions_and_other_braces_stay() -> None:
+    earlier = {"short": "a {tags} cat", "tags": "{col:title}"}
+    prompt = "{short} / {tags} / {other} / {col:title} / {Short}"
+    assert filled(prompt, {"title": "T {short}"}, "fail", earlier) == (
+        "a {tags} cat / {col:title} / {other} / T {short} / {Short}"
+    )
+    assert names_in(prompt) == ("short", "tags", "other")

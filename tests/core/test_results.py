@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cfbus.bus import messages as m
 from cfbus.bus.fields import MAX_CAPTION_BYTES, MAX_HEADER_BYTES, MAX_ITEM_TEXT_BYTES, RESULT_SPLIT_BYTES
 from cfbus.bus.wire import checksum, decode, decode_table, encode
+from cfbus.core.held import Use
 from cfbus.core.outcome import Caption, EngineFacts, ImageFacts, Outcome
 from cfbus.core.results import pack, split, weighed
 from cfbus.core.worker import WorkerRules
@@ -22,7 +23,7 @@ SIZES = st.sampled_from([0, 1, 300, 4000, MAX_CAPTION_BYTES // 4, MAX_CAPTION_BY
 
 
 def spec(slots: int) -> m.Spec:
-    own = tuple(m.Slot(name=f"s{at}", stage=WIDE * 64, prompt="p", prompt_id=WIDE * 64) for at in range(slots))
+    own = tuple(m.Slot(name=f"s{at}", stage="s" * 32, prompt="p", prompt_id="p" * 32) for at in range(slots))
     return m.Spec(hash=ID, engine="scripted", pixel_budget=1, max_pixels=1, slots=own)
 
 
@@ -45,7 +46,7 @@ def grant(slots: int, items: int) -> m.Grant:
 def results(outcomes: list[Outcome], slots: int) -> list[tuple[m.Result, bytes]]:
     weights = [(fit, size) for fit, size in map(weighed, outcomes) if fit.failure is None]
     good, total = [fit for fit, _ in weights], sum(size for _, size in weights)
-    facts = (grant(slots, 1 << 20), spec(slots), ENGINE, RULES, (1 << 53) - 1)
+    facts = (grant(slots, 1 << 20), Use(spec(slots), (1 << 53) - 1), ENGINE, RULES)
     return [pack(part, *facts, number) for number, part in enumerate(split(good, total))]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cfbus.bus import messages as m
 from cfbus.bus.columns import build
 from cfbus.bus.fields import MAX_HEADER_BYTES, MAX_HELD
-from cfbus.bus.wire import encode, encode_table
+from cfbus.bus.wire import decode_table, encode, encode_table
 from cfbus.core import effects as e
 from cfbus.core.outcome import Caption, EngineFacts, Outcome, WorkItem
 from cfbus.core.retransmit import SPOOL_SECONDS
@@ -235,3 +235,24 @@ def test_one_hello_for_one_connection() -> None:
     assert sent(own.tick(0.0), m.Hello) == [], "libzmq may be connected before we are told"
     assert len(sent(own.connected(0.1), m.Hello)) == 1
     assert sent(own.tick(0.2), m.Hello) == []
+
+
+def test_a_caption_says_what_it_was_written_by_and_not_what_came_later() -> None:
+    own = worker()
+    grant(own, end=4)
+    old = own.next_items(2)
+    later = SPEC.model_copy(update={"hash": "f" * 16})
+    changed = own.handle(welcome().model_copy(update={"spec": later, "generation": 2}), b"", 1.0)
+    assert [effect for effect in changed if isinstance(effect, e.UseSpec)] == [e.UseSpec(later, 2)]
+    assert not [
+        effect
+        for effect in own.handle(welcome().model_copy(update={"spec": later, "generation": 2}), b"", 1.0)
+        if isinstance(effect, e.UseSpec)
+    ], "the same again changes nothing"
+    effects = finish(own, [*own.next_items(2), *old])  # the later ones finish first
+    said = {}
+    for effect in effects:
+        if isinstance(effect, e.Send) and isinstance(effect.message, m.Result):
+            table = decode_table("captions", effect.payload)
+            said[effect.message.ranges] = (table.constants["spec"], table.constants["generation"])
+    assert said == {((0, 2),): ("e" * 16, "1"), ((2, 4),): ("f" * 16, "2")}

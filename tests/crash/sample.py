@@ -12,6 +12,7 @@ from functools import lru_cache
 from cfbus.bus import messages as m
 from cfbus.bus.columns import build
 from cfbus.bus.wire import checksum, encode_table
+from cfbus.core.held import Use
 from cfbus.core.outcome import Caption, EngineFacts, Outcome
 from cfbus.core.results import pack
 from cfbus.core.worker import WorkerRules
@@ -92,7 +93,7 @@ def result(part: Part) -> tuple[m.Result, bytes]:
         for index in range(part.start, part.end)
     ]
     rules = WorkerRules(INSTANCE, "worker", 1)
-    message, payload = pack(outcomes, grant, SPEC, EngineFacts("scripted", "scripted-1"), rules, 1, part.number)
+    message, payload = pack(outcomes, grant, Use(SPEC, 1), EngineFacts("scripted", "scripted-1"), rules, part.number)
     if part.failed:
         payload = _failures(name, part)
         message = message.model_copy(update={"table": "failures", "crc": checksum(payload), "size": len(payload)})

@@ -1,4 +1,4 @@
-"""What every engine promises, asked of both, with real pictures read from a folder."""
+"""What every engine promises, asked of each, with real pictures read from a folder; of vLLM where it is installed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import engine_vllm
 import pytest
 from engine_rig import LEASE, Outcomes, blame, items_of, spec_of
 from PIL import Image
@@ -18,6 +19,7 @@ from cfbus.decoding import DecodePool
 from cfbus.engines.base import Engine, Loaded, Read
 from cfbus.engines.describing import PaletteEngine
 from cfbus.engines.scripted import ScriptedEngine
+from cfbus.engines.vllm_engine import VllmEngine
 from cfbus.images import Limits
 from cfbus.sources.base import Item, NothingKnown
 from cfbus.sources.folder import FolderSource
@@ -33,7 +35,10 @@ def pool() -> Iterator[DecodePool]:
         yield made
 
 
-@pytest.fixture(params=["palette", "scripted"])
+NEEDS_VLLM = pytest.mark.skipif(not engine_vllm.THERE, reason=engine_vllm.WHY)
+
+
+@pytest.fixture(params=["palette", "scripted", pytest.param("vllm", marks=NEEDS_VLLM)])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -43,13 +48,22 @@ def make(kind: str, pool: DecodePool) -> Iterator[Make]:
     made: list[Engine] = []
 
     def engine(read: Read, outcomes: Outcomes) -> Engine:
-        chosen = PaletteEngine(read, pool, outcomes.post) if kind == "palette" else ScriptedEngine(outcomes.post)
+        chosen = opened(kind, read, pool, outcomes)
         made.append(chosen)
         return chosen
 
     yield engine
     for each in made:
         each.close()
+
+
+def opened(kind: str, read: Read, pool: DecodePool, outcomes: Outcomes) -> Engine:
+    if kind == "palette":
+        return PaletteEngine(read, pool, outcomes.post)
+    if kind == "scripted":
+        return ScriptedEngine(outcomes.post)
+    vllm = engine_vllm.config().vllm
+    return VllmEngine(engine_vllm.tiny_host(), vllm, "0", read, pool, outcomes.post, keep_host=True)
 
 
 class Pictures:
@@ -102,6 +116,8 @@ def test_each_item_comes_out_once_with_a_caption_per_slot_in_order(kind: str, ma
 def belongs(kind: str, item: WorkItem, slot: str, text: str) -> bool:
     if kind == "scripted":
         return text.startswith(f"{slot} of {item.key}: ")
+    if kind == "vllm":
+        return bool(text)  # what it says of its own picture is tested in tests/vllm_real
     number = int(item.key[:3])
     form = {
         "tags": not text.endswith("."),
@@ -120,10 +136,13 @@ def test_a_changed_spec_holds_for_later_items(kind: str, make: Make, pictures: P
     engine.use(spec_of(kind, {"short": "in detail"}, length=200))
     engine.submit(items[12:])
     for index, outcome in outcomes.wait_for(len(items)).items():
-        text = outcome.captions[0].text
-        assert (
-            text.startswith("This is ") == (index >= 12) if kind == "palette" else len(text) == 60 + 140 * (index >= 12)
-        )
+        text, tokens = outcome.captions[0].text, outcome.captions[0].output_tokens
+        is_later = {
+            "palette": text.startswith("This is "),
+            "scripted": len(text) == 200,
+            "vllm": tokens > 3,
+        }
+        assert is_later[kind] == (index >= 12)
 
 
 def test_close_is_prompt_and_fails_what_is_left(kind: str, make: Make) -> None:
@@ -156,9 +175,12 @@ def test_close_without_work_is_quick(kind: str, make: Make) -> None:
     assert time.monotonic() - began < 1
 
 
-def test_its_facts_say_that_it_is_no_model(make: Make, kind: str) -> None:
+def test_its_facts_say_what_it_is(make: Make, kind: str) -> None:
     facts = make(lambda item: Loaded(b""), Outcomes()).facts
-    assert facts.engine == kind
+    assert facts.engine.split()[0] == kind
+    if kind == "vllm":
+        assert facts.model == str(engine_vllm.MODEL)
+        return
     assert "not a vision-language model" in facts.model or "made-up" in facts.model
 
 

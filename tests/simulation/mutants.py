@@ -237,8 +237,8 @@ MUTANTS = (
         (
             Edit(
                 "core/worker.py",
-                "if self._results.bytes >= self._window or self._spec is None:",
-                "if self._spec is None:",
+                "if self._results.bytes >= self._window or self._use is None:",
+                "if self._use is None:",
             ),
         ),
         (139, 121, 305, 200),

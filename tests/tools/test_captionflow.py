@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cfbus import config
-from cfbus.config_captions import ENGINES
 from cfbus.errors import ConfigError, UsageError
 from cfbus.tools import captionflow, init
 from cfbus.tools.captionflow_keys import COMPONENTS, ROWS, SOURCES, Fate
@@ -173,11 +172,8 @@ def test_inference_is_another_word_for_vllm_and_counts() -> None:
     assert "counts" in next(each.why for each in done.told if each.key == "orchestrator.vllm")
 
 
-def test_the_engine_is_chosen_once_it_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_is_chosen() -> None:
     text = "orchestrator: {vllm: {model: a/b}}"
-    if "vllm" not in ENGINES:
-        assert any("not here yet" in note for note in converted(text).notes)
-    monkeypatch.setattr(captionflow, "ENGINES", ("palette", "vllm"))
     assert converted(text).options[-1].path == ("captions", "engine")
     assert any("trust_remote_code" in note for note in converted(text).notes)
     assert converted("worker: {name: x}").notes == []
@@ -211,7 +207,7 @@ def test_unknown_keys_are_told_and_not_carried_over() -> None:
         "orchestrator.chunk_sise": "Did you mean orchestrator.chunk_size?",
         "orchestrator.vllm.Bad Key.x": "",
     }
-    assert [option.path for option in done.options] == [("vllm", "ok_key")]
+    assert [option.path for option in done.options] == [("vllm", "ok_key"), ("captions", "engine")]
 
 
 @pytest.mark.parametrize(

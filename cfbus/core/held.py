@@ -1,0 +1,43 @@
+"""A lease as the worker holds it, and what its items are captioned by. Plain data for `cfbus.core.worker`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cfbus.bus import messages as m
+from cfbus.core.outcome import Outcome
+from cfbus.core.ranges import RangeSet
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Use:
+    """A spec from when it was taken into use until another was; an item that was begun under it keeps it."""
+
+    spec: m.Spec
+    generation: int
+
+    def same(self, spec: m.Spec, generation: int) -> bool:
+        """Whether there is nothing to change."""
+        return self.spec == spec and self.generation == generation
+
+
+@dataclass(eq=False)
+class Held:
+    """What is to do, in flight and finished of one lease."""
+
+    grant: m.Grant
+    keys: list[str]
+    locators: list[bytes]
+    todo: RangeSet
+    in_flight: dict[int, Use] = field(default_factory=dict)
+    finished: list[tuple[Outcome, Use]] = field(default_factory=list)
+    finished_bytes: int = 0
+    since: float = 0.0
+    captioned: int = 0
+    unacked: int = 0
+    current: bool = True
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to wait for."""
+        return not (self.todo or self.in_flight or self.finished or self.unacked)

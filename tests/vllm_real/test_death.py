@@ -1,0 +1,89 @@
+"""`AsyncLLM` as on a GPU host, in processes of its own, and its engine killed in the middle of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import engine_vllm
+import pyarrow.dataset as ds
+from coloured import BRIEF, DETAILED, draw
+
+COUNT = 400
+CORE = "VLLM::EngineCore"
+
+
+def until(there: Callable[[], object], seconds: float, running: subprocess.Popen[str]) -> None:
+    """Wait for a condition, as long as the run goes on."""
+    deadline = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < deadline
+        assert running.poll() is None, "the run ended first"
+        time.sleep(0.05)
+
+
+def engine_cores(of: int) -> list[int]:
+    """Process ids of engines among the descendants of a process."""
+    parents, names = {}, {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            status = (entry / "stat").read_text()
+            parents[int(entry.name)] = int(status.rpartition(")")[2].split()[1])
+            names[int(entry.name)] = (entry / "cmdline").read_text()
+    found, front = [], {of}
+    while front:
+        front = {child for child, parent in parents.items() if parent in front}
+        found += [child for child in front if CORE in names[child]]
+    return found
+
+
+def journalled(out: Path) -> int:
+    """Bytes in journals, sealed ones not counted."""
+    return sum(file.stat().st_size for file in out.rglob("*.sqlite-wal") if "journal" in str(file))
+
+
+def test_an_engine_killed_in_mid_run_costs_no_caption(tmp_path: Path) -> None:
+    dice, colours = Random(3), {}
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for number in range(COUNT):
+        image, seen = draw(dice)
+        image.save(folder / f"{number}.png")
+        colours[f"{number}.png"] = seen
+    vllm = {**engine_vllm.ARGUMENTS, "sampling": engine_vllm.GREEDY}
+    captions = {"engine": "vllm", "slots": {"detailed": DETAILED, "brief": BRIEF}}
+    settings = {"vllm": vllm, "captions": captions, "worker": {"concurrency": 16}}
+    (tmp_path / "my.yaml").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "cfbus.tools.main", "run", str(folder), "--out", str(out)]
+    environment = {**os.environ, **engine_vllm.ENVIRONMENT}
+    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+    log = out / "run" / "logs" / "gpu-0.log"
+    with (tmp_path / "said").open("w") as said:
+        running = subprocess.Popen(
+            [*command, "--config", str(tmp_path / "my.yaml")], stdout=said, stderr=said, env=environment, text=True
+        )
+    try:
+        until(lambda: engine_cores(running.pid), 300, running)
+        until(lambda: journalled(out) > 20_000, 300, running)
+        (core,) = engine_cores(running.pid)
+        os.kill(core, signal.SIGKILL)
+        assert running.wait(400) == 0, (tmp_path / "said").read_text() + log.read_text()
+    finally:
+        running.terminate()
+        running.wait(60)
+    said_of_it = log.read_text()
+    assert "vllm.died" in said_of_it
+    assert said_of_it.count("vllm.loaded") == 2
+    rows = ds.dataset(out / "captions").to_table(columns=["item_key", "slot", "caption", "engine"]).to_pylist()
+    assert len({(row["item_key"], row["slot"]) for row in rows}) == len(rows) == 2 * COUNT
+    right = sum(row["caption"].startswith(colours[row["item_key"]].colour) for row in rows if row["slot"] == "brief")
+    assert right >= 0.97 * COUNT
+    assert not engine_cores(os.getpid()), "an engine outlived its run"
