@@ -393,8 +393,7 @@ def test_snippets_run(
 
 
 def test_files_of_a_store_are_those_that_formats_names(folder: Path) -> None:
-    page = text_of("formats.md")
-    store = folder / "captions"
+    page, store = text_of("formats.md"), folder / "captions"
     found = {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
     assert {"store.json", "lock", "manifest.sqlite", "listing/00000000.parquet"} <= found
     assert {name for name in found if name not in page and not name.endswith(("-wal", "-shm"))} == set()
