@@ -23,6 +23,7 @@ from cfbus.core.results import pack, split, weighed
 from cfbus.core.retransmit import BROKER, Retransmitter
 
 HELLO_SECONDS = 3.0
+MOST_RETRY_SECONDS = 300.0
 ASK_SECONDS = 30.0
 LOW_WATER_SECONDS = 10.0
 RATE_WINDOW_SECONDS = 20.0
@@ -177,6 +178,7 @@ class Worker:
             return [Stop(f"The broker refuses this worker: {message.sentence}", exit_code=77)]
         if message.code == "hello-first":
             return self.connected(now) if now >= self._hello_at - HELLO_SECONDS / 2 or self._welcomed else []
+        self._hello_at = max(self._hello_at, now + min(message.retry_after, MOST_RETRY_SECONDS))
         return [Note("bus.error", (("code", message.code), ("sentence", message.sentence)))]
 
     def _welcome(self, message: m.Welcome, now: float) -> list[Effect]:

@@ -28,6 +28,7 @@ from cfbus.core.telling import StatePage, done_pages, pass_pages, shard_pages
 
 BROKER = "broker"
 HELLO_SECONDS = 3.0
+MOST_RETRY_SECONDS = 300.0
 COMMIT_SECONDS = 1.0
 
 
@@ -140,6 +141,7 @@ class Writer:
         if message.code == "hello-first":
             # Once, however many of our messages were refused for it.
             return self.connected(now) if self._welcomed or now >= self._hello_at else []
+        self._hello_at = max(self._hello_at, now + min(message.retry_after, MOST_RETRY_SECONDS))
         return [Note("bus.error", (("code", message.code), ("sentence", message.sentence)))]
 
     def tick(self, now: float) -> list[Effect]:

@@ -61,7 +61,7 @@ class Bus:
 
     def told(self) -> str:
         """Where the logs are, for whoever looks for a reason."""
-        return ", ".join(f"{role}: {daemon.log}" for role, daemon in self.running.items())
+        return f"{self.folder}; " + ", ".join(f"{role}: {daemon.log}" for role, daemon in self.running.items())
 
     def end(self, *roles: str) -> None:
         """SIGTERM to one after the other, workers first, and each ends well."""

@@ -34,6 +34,7 @@ class Nest:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, MARK: self._nursery.mark, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+            cwd=ROOT,
             start_new_session=True,
         )
         assert self._answer() == "ready"

@@ -6,6 +6,7 @@ opening, committing, sealing, and closing are all among the calls.
 
 from __future__ import annotations
 
+import random
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from chaos.bus import Bus
 from chaos.nest import Nest
-from chaos.tracing import KINDS, Point, count, counted, fail_at, kill_at, traced
+from chaos.tracing import Point, count, counted, fail_at, kill_at, traced
 from processes.support import Watch, until
 from processes.tables import durable, untouched
 
@@ -46,22 +47,18 @@ def counts(victim: str, nest: Nest, folder: Path) -> Counter[str]:
     return counted(seen)
 
 
-def spread(found: Mapping[str, int], wanted: int) -> list[Point]:
-    """About so many points over all kinds, each with as many as the others while it has them, evenly over the run."""
+def spread(found: Mapping[str, int], wanted: int, dice: random.Random) -> list[Point]:
+    """About so many points over all kinds, each with as many as the others while it has them; a run is cut into as many
+    parts, and in each part any call may be the one. Wanted all, these are all."""
     shares = dict.fromkeys(found, 0)
     while sum(shares.values()) < min(wanted, sum(found.values())):
         for kind in shares:
             shares[kind] += shares[kind] < found[kind]
     return [
-        Point(kind, 1 + at * (found[kind] - 1) // max(share - 1, 1))
+        Point(kind, dice.randint(1 + part * found[kind] // share, (part + 1) * found[kind] // share))
         for kind, share in shares.items()
-        for at in range(share)
+        for part in range(share)
     ]
-
-
-def every(found: Mapping[str, int]) -> list[Point]:
-    """All there are."""
-    return [Point(kind, number) for kind in KINDS for number in range(1, found[kind] + 1)]
 
 
 def killed_at(victim: str, point: Point, nest: Nest, folder: Path) -> bool:

@@ -25,6 +25,7 @@ from chaos.nest import Nest
 from chaos.tracing import Point
 
 JOBS = 4
+DICE = random.SystemRandom()
 POINT_SECONDS = 8.0
 """Of one, on two cores with four at a time; mostly waiting."""
 
@@ -55,10 +56,10 @@ def cases(sample: int | None, folder: Path) -> list[Case]:
         with Nest(folder / f"{victim}-said") as nest:
             calls = points.counts(victim, nest, folder / victim)
         flushes = {kind: calls[kind] for kind in tracing.FLUSHES}
-        chosen = points.spread(calls, sample or sum(calls.values()))
+        chosen = points.spread(calls, sample or sum(calls.values()), DICE)
         found += [Case(f"{victim} killed at", point, points.killed_at) for point in chosen]
         if victim == "writer":
-            chosen = points.spread(flushes, sample or sum(flushes.values()))
+            chosen = points.spread(flushes, sample or sum(flushes.values()), DICE)
             found += [Case("writer failed at", point, points.failed_at) for point in chosen]
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,6 @@ def test_a_flush_that_fails_ends_the_writer(nest: Nest, tmp_path: Path) -> None:
     is, and stop."""
     need_strace()
     calls = counts("writer", nest, tmp_path / "counted")
-    points = spread({kind: calls[kind] for kind in FLUSHES}, POINTS)
+    points = spread({kind: calls[kind] for kind in FLUSHES}, POINTS, random.SystemRandom())
     reached = [failed_at("writer", point, nest, tmp_path / str(point)) for point in points]
     assert sum(reached) >= len(points) // 2, list(zip(points, reached, strict=True))

@@ -27,6 +27,7 @@ def test_a_child_that_is_killed_is_started_again(nest: Nest, tmp_path: Path) -> 
     with bus.watch() as watch:
         status = watch.until("all is captioned", lambda s: s.done == ITEMS)
         assert not status.problem
+        writer.says("listing.ended")  # a lister lives on for a moment after its last shard
         kill(child_of(writer))
         writer.says("the child that seals ended by signal 9")
         status = watch.until("all is done and sealed", lambda s: s.finished and s.sealed)

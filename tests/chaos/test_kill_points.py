@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -32,13 +33,17 @@ def test_killed_at_a_system_call(victim: str, part: int, nest: Nest, tmp_path: P
     found = calls(victim)
     if victim == "writer":
         assert set(found) == set(KINDS)
-    points = spread(found, POINTS)[part::PARTS]
+    points = spread(found, POINTS, random.SystemRandom())[part::PARTS]
     reached = [killed_at(victim, point, nest, tmp_path / str(point)) for point in points]
     # Of the last ones of a run some may not come again.
     assert sum(reached) >= len(points) - 2, list(zip(points, reached, strict=True))
 
 
 def test_points_are_spread_over_all_kinds_and_the_whole_run() -> None:
-    points = spread(Counter(fsync=100, rename=2, unlink=50), 12)
-    by_kind = {kind: [point.number for point in points if point.kind == kind] for kind in ("fsync", "rename", "unlink")}
-    assert by_kind == {"fsync": [1, 25, 50, 75, 100], "rename": [1, 2], "unlink": [1, 13, 25, 37, 50]}
+    found = Counter(fsync=100, rename=2, unlink=50)
+    points = spread(found, 12, random.Random(1))
+    by_kind = {kind: [point.number for point in points if point.kind == kind] for kind in found}
+    assert [(number - 1) // 20 for number in by_kind["fsync"]] == list(range(5))
+    assert by_kind["rename"] == [1, 2]
+    assert [(number - 1) // 10 for number in by_kind["unlink"]] == list(range(5))
+    assert len(set(spread(found, 1000, random.Random(1)))) == 152

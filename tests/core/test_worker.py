@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cfbus.bus import messages as m
 from cfbus.bus.columns import build
 from cfbus.bus.fields import MAX_HEADER_BYTES, MAX_HELD
@@ -9,7 +11,7 @@ from cfbus.bus.wire import decode_table, encode, encode_table
 from cfbus.core import effects as e
 from cfbus.core.outcome import Caption, EngineFacts, Outcome, WorkItem
 from cfbus.core.retransmit import SPOOL_SECONDS
-from cfbus.core.worker import Worker, WorkerRules
+from cfbus.core.worker import HELLO_SECONDS, MOST_RETRY_SECONDS, Worker, WorkerRules
 
 SELF = "a" * 16
 WIDE = "\N{GRINNING FACE}"
@@ -256,3 +258,13 @@ def test_a_caption_says_what_it_was_written_by_and_not_what_came_later() -> None
             table = decode_table("captions", effect.payload)
             said[effect.message.ranges] = (table.constants["spec"], table.constants["generation"])
     assert said == {((0, 2),): ("e" * 16, "1"), ((2, 4),): ("f" * 16, "2")}
+
+
+@pytest.mark.parametrize(("told", "pause"), [(0.0, HELLO_SECONDS), (60.0, 60.0), (1e6, MOST_RETRY_SECONDS)])
+def test_who_is_told_to_come_again_later_does(told: float, pause: float) -> None:
+    own = Worker(WorkerRules(SELF, "ann", 4), EngineFacts("scripted", "none"), 0.0)
+    own.connected(0.0)
+    own.handle(m.Error(code="full", sentence="s", retry_after=told), b"", 0.0)
+    assert own.next_deadline() == pause
+    assert sent(own.tick(pause - 0.1), m.Hello) == []
+    assert len(sent(own.tick(pause), m.Hello)) == 1

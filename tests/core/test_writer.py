@@ -12,7 +12,7 @@ from cfbus.bus.columns import build
 from cfbus.bus.fields import MAX_HEADER_BYTES
 from cfbus.bus.wire import checksum, decode_table, encode, encode_table
 from cfbus.core import effects as e
-from cfbus.core.writer import HELLO_SECONDS, Writer, WriterRules
+from cfbus.core.writer import HELLO_SECONDS, MOST_RETRY_SECONDS, Writer, WriterRules
 
 ANN = instance_of("ann")
 WIDE = "\N{GRINNING FACE}"
@@ -231,3 +231,13 @@ def test_one_hello_for_one_connection() -> None:
     assert len(sent(own.connected(0.1))) == 1
     assert sent(own.tick(0.2)) == []
     assert len(sent(own.tick(0.1 + HELLO_SECONDS))) == 1
+
+
+@pytest.mark.parametrize(("told", "pause"), [(0.0, HELLO_SECONDS), (60.0, 60.0), (1e6, MOST_RETRY_SECONDS)])
+def test_who_is_told_to_come_again_later_does(told: float, pause: float) -> None:
+    own = Writer(WriterRules(STORE, "d", "1" * 16, "writer"), 0, 0.0)
+    own.connected(0.0)
+    own.handle(m.Error(code="full", sentence="s", retry_after=told), b"", 0.0)
+    assert own.next_deadline() == pause
+    assert sent(own.tick(pause - 0.1)) == []
+    assert len(sent(own.tick(pause))) == 1
