@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cfbus.config_types import AnyPath, Endpoint, Folder, Line, Whole
 from cfbus.config_words import Section
@@ -22,6 +24,18 @@ def _cores() -> int:
 
 def _host() -> str:
     return display(socket.gethostname(), 64) or "worker"
+
+
+def _ending(text: str) -> str:
+    if text in ("stay", "exit"):
+        return text
+    try:
+        words = shlex.split(text.removeprefix("run:"))
+    except ValueError:
+        words = []
+    if not text.startswith("run:") or not words:
+        raise ValueError("stay, exit or run:PROGRAM")
+    return text
 
 
 class Storage(Section):
@@ -109,6 +123,12 @@ class Worker(Peer):
         ge=1,
         le=256,
         description="Processes that decode images; by default one for each core, at most 8.",
+    )
+    when_finished: Annotated[Line, AfterValidator(_ending)] = Field(
+        default="stay",
+        max_length=1000,
+        description="What the worker does when everything is captioned: 'stay' and wait for more, 'exit', or"
+        " 'run:PROGRAM' with its arguments in the worker's place.",
     )
     concurrency: Whole = Field(
         default=64, ge=1, le=4096, description="How many items the engine works on at the same time."

@@ -19,6 +19,7 @@ from cfbus import logs, runtime
 from cfbus.bus import auth, connections, keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.wire import WireError, decode, encode
+from cfbus.column_check import check_columns
 from cfbus.core.broker import Broker
 from cfbus.core.effects import DropLeases, Effect, Note, Peer, SaveLease, SavePosition, Send, Stop
 from cfbus.core.state import Rules
@@ -51,6 +52,7 @@ class BrokerDaemon:
         settings = begin.config
         self._log = logs.get_logger()
         self._family = begin.family
+        check_columns(settings)
         self._pair = keys.load(settings.broker.key_file)
         logs.register_secret(self._pair.secret.decode())
         make_dir(settings.broker.data_dir)

@@ -6,7 +6,10 @@ happen elsewhere and wake it. One process per GPU.
 
 from __future__ import annotations
 
+import os
 import queue
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -43,6 +46,7 @@ FLAGS = {
     "--batch-size": "worker.concurrency",
     "--model": "vllm.model",
     "--precision": "vllm.dtype",
+    "--when-finished": "worker.when_finished",
 }
 
 
@@ -76,6 +80,8 @@ class GpuDaemon:
         self._link = runtime.Link(
             self._loop, self._context, pair, public, worker.server, self._connected, self._received
         )
+        self._then = _program(worker.when_finished)
+        self._stays = worker.when_finished == "stay"
         self._drain_until: float | None = None
         self._drains = 0
 
@@ -112,9 +118,14 @@ class GpuDaemon:
         self._log.info("worker.serves", name=self._rules.name, engine=self._facts().engine)
         self._family.ready({"instance": self._rules.instance})
         try:
-            return self._loop.run(self._turn)
+            code = self._loop.run(self._turn)
         finally:
             self._close()
+        if self._then and not self._drains:
+            self._log.info("worker.hands_over", to=self._then[0])
+            logs.flush()
+            os.execv(self._then[0], self._then)  # noqa: S606 - a program of the worker's own configuration
+        return code
 
     def _close(self) -> None:
         self._engine.close()
@@ -135,6 +146,8 @@ class GpuDaemon:
             self._carry_out(self._core.tick(at))
         if self._loop.stop_requests > self._drains:
             self._drain(at)
+        elif not self._stays and self._core.all_done:
+            self._leave()
         self._feed()
         look = self._link.tick(at)
         if self._drain_until is not None and (self._may_leave() or at >= self._drain_until):
@@ -219,6 +232,20 @@ class GpuDaemon:
         self._log.info("spec.used", spec=spec.hash, generation=generation, slots=len(spec.slots))
 
 
+def _program(when_finished: str) -> list[str]:
+    """The program of ``run:PROGRAM``, by its whole path, with its arguments. Raises ConfigError if it is not there."""
+    if not when_finished.startswith("run:"):
+        return []
+    name, *arguments = shlex.split(when_finished.removeprefix("run:"))
+    path = shutil.which(name)
+    if path is None:
+        raise ConfigError(
+            f"worker.when_finished: there is no program {logs.display(name, 200)} that can be run here.",
+            "Give its whole path.",
+        )
+    return [path, *arguments]
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @common_flags
 @click.option("--server", help="The broker's address, tcp://HOST:PORT.")
@@ -231,6 +258,7 @@ class GpuDaemon:
     help="How many images are in flight at the same time. None waits for the others: each comes and goes by itself.",
 )
 @click.option("--model", help="The model of the vLLM engine: a name on the Hugging Face hub, or the path of a folder.")
+@click.option("--when-finished", help="What to do when everything is captioned: stay, exit, or run:PROGRAM.")
 @click.option("--precision", help="What the vLLM engine computes with: auto, bfloat16, float16 or float32.")
 def command(spool_dir: Path | None, **given: object) -> None:
     """A worker: leases images, captions them, and pushes the captions to the broker."""

@@ -77,9 +77,9 @@ def captions_of(store: Path, keys: Sequence[str]) -> list[Caption]:
     )
 
 
-def show(console: Console, captions: Iterable[Caption]) -> None:
+def show(console: Console, captions: Iterable[Caption], title: str = "Some of the photographs") -> None:
     """A table of images and captions; the name of an image stands at its first caption."""
-    table = Table(title="Some of the photographs", title_justify="left", width=min(console.width, MAX_WIDTH))
+    table = Table(title=title, title_justify="left", width=min(console.width, MAX_WIDTH))
     table.add_column("image", style="bold", overflow="fold")
     table.add_column("slot", style="cyan", no_wrap=True)
     table.add_column("caption", ratio=1)

@@ -21,12 +21,10 @@ from rich.console import Console
 from cfbus import config, logs
 from cfbus.bus.messages import Role
 from cfbus.config_captions import ENGINES
-from cfbus.core.prompts import columns_in
 from cfbus.core.snapshot import Status
 from cfbus.errors import EXIT_DEAD_LETTERS, EXIT_DONE, EXIT_INTERRUPTED, CfbusError, DiskFullError, UsageError
 from cfbus.runtime import last_frame
-from cfbus.sources.opening import open_source
-from cfbus.tools import findings, keyring, local, report, trial
+from cfbus.tools import keyring, local, report
 from cfbus.tools.family import Family
 from cfbus.tools.following import Follower
 from cfbus.tools.progress import Progress
@@ -37,7 +35,6 @@ STATUS_SECONDS = 0.5
 STOP_SECONDS = 60.0
 MIN_FREE_BYTES = 64 << 20
 FULL_BYTES = 1 << 20
-FIRST_ITEMS = 20
 
 
 @dataclass(eq=False)
@@ -214,8 +211,6 @@ def caption_rest(
             f"There are only {free >> 20} MiB left on the disk of {out}.",
             "Make room (64 MiB at least) and run the same command again.",
         )
-    if before is None:
-        check_columns(settings)
     try:
         code = Run(settings, workers, console, lock, accept_loss=accept_loss).go()
     except CfbusError as error:
@@ -236,16 +231,6 @@ def caption_rest(
         )
         code = report.show(found, console)
     return code
-
-
-def check_columns(settings: config.Config) -> None:
-    """Prompts that need a column which no item has would make a dead letter of every item. Raises UsageError."""
-    if not any(columns_in(slot.prompt) for slot in settings.captions.slots.values()):
-        return
-    columns = trial.first_columns(settings, open_source(settings.dataset), FIRST_ITEMS)
-    wrong = next((finding for finding in findings.of_columns(settings, columns) if finding.grave), None)
-    if wrong is not None:
-        raise UsageError(wrong.sentence, wrong.hint)
 
 
 def default_workers(settings: config.Config) -> int:

@@ -116,14 +116,6 @@ def _without_model(settings: Config) -> Config:
     return settings.model_copy(update={"captions": captions})
 
 
-def first_columns(settings: Config, source: Source, items: int) -> Columns:
-    """The columns of the first items, without captioning them. Raises SourceError when there is nothing."""
-    shard = next(source.shards(NothingKnown()), None)
-    if shard is None:
-        return Columns()
-    return Columns.of(_read(settings, source, item) for item in _items(settings, shard, items))
-
-
 def _count(
     source: Source,
     first: ListedShard | None,

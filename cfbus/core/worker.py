@@ -123,6 +123,11 @@ class Worker:
         return self.draining and not self._results and not any(h.in_flight or h.finished for h in self._held.values())
 
     @property
+    def all_done(self) -> bool:
+        """The broker said that everything is captioned, and nothing of ours waits for anything."""
+        return self._waiting_for == "finished" and not self._held and not self._results
+
+    @property
     def why_idle(self) -> str:
         """What the broker said when it had nothing."""
         return self._waiting_for

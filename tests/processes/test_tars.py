@@ -120,8 +120,8 @@ def test_a_column_that_no_item_has_is_told_before_anything_starts(nursery: Nurse
     make_shards(tmp_path / "shards", 1, 3)
     out, tars = tmp_path / "out", tmp_path / "shards" / "*.tar"
     said = Run(nursery, out, tars, "--slot", "short=About {column:titel}.").command.ends(2)
-    assert "the slot short needs the column 'titel', which none of the first 3 items has." in said
-    assert "Did you mean 'title'?" in said
+    assert "captions.slots.short: its prompt needs the column 'titel', which none of the first items has" in said
+    assert "did you mean title?" in said
     assert not (out / "store.json").exists()
     Run(nursery, out, tars, *SHORT).command.ends(0)
 

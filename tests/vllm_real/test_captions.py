@@ -126,3 +126,41 @@ def test_a_system_text_comes_first_and_counts(captioned: Captioned) -> None:
     (short,) = captioned(settings(), Album(1)).values()
     (long,) = captioned(settings(system="Write one short caption of this photo."), Album(1)).values()
     assert long.captions[0].prompt_tokens > short.captions[0].prompt_tokens
+
+
+def test_short_requests_overtake_a_long_one(opened: Open) -> None:
+    long = {"prompt": DETAILED, "sampling": {"temperature": 10.0, "max_tokens": 400, "seed": 1}}
+    outcomes = Outcomes()
+    engine = opened(settings(slots={"long": long, "brief": BRIEF}), Album(21), outcomes)
+    first, *others = Album(21).items(("brief",))
+    engine.submit([first._replace(slots=("long",)), *others])
+    outcomes.wait_for(21, 240)
+    assert outcomes.all[-1].index == 0
+    assert outcomes.all[-1].captions[0].output_tokens > 60
+
+
+def test_a_prompt_that_is_too_long_fails_alone(opened: Open) -> None:
+    outcomes = Outcomes()
+    album = Album(6)
+    slots = {"brief": BRIEF, "wordy": f"{BRIEF} {'word ' * 600}"}
+    engine = opened(settings(slots=slots), album, outcomes)
+    items = album.items(("brief",))
+    items[2] = items[2]._replace(slots=("brief", "wordy"))
+    engine.submit(items)
+    found = outcomes.wait_for(6, 240)
+    assert blame(found[2]) == ("request-refused", "item")
+    assert all(texts(found[index]) for index in (0, 1, 3, 4, 5))
+
+
+def test_what_is_abandoned_never_comes_and_holds_nobody_up(opened: Open) -> None:
+    outcomes = Outcomes()
+    album = Album(30)
+    engine = opened(settings(), album, outcomes)
+    items = album.items(tuple(TWO_SLOTS))
+    engine.submit(items)
+    engine.abandon(items[0].lease, frozenset(range(10, 20)))
+    found = outcomes.wait(lambda all_: {outcome.index for outcome in all_} >= {*range(10), *range(20, 30)}, 240)
+    assert len({outcome.index for outcome in found}) == len(found)
+    engine.close()
+    assert {outcome.index for outcome in outcomes.all} >= {*range(10), *range(20, 30)}
+    assert not [outcome for outcome in outcomes.all if outcome.failure]
