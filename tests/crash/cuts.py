@@ -39,9 +39,8 @@ class Facts:
             self.sent.add(mark["sent"])
         elif "acked" in mark:
             self.acked[mark["acked"]] = self.acked.get(mark["acked"], 0) or mark["position"]
-        elif "key" in mark:
-            if self.keys.get(mark["key"]) != "revoked":  # that is for good
-                self.keys[mark["key"]] = mark["state"]
+        elif "key" in mark and self.keys.get(mark["key"]) != "revoked":  # that is for good
+            self.keys[mark["key"]] = mark["state"]
         for number, shard, ranges in mark.get("done", ()):
             self.done.update((number, shard, index) for start, end in ranges for index in range(start, end))
         self.position = max(self.position, mark.get("ends", 0))
