@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FLIPS = "flips"
+"""Not a workload: what ``test_cut_and_flipped`` does to a closed journal file."""
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -167,7 +170,19 @@ MUTANTS = (
     Mutant(
         "the registry is believed before it is flushed",
         (Edit("store/registry.py", "        flush_database(path)\n", ""),),
-        "the key of ann is gone",
+        "the key of ",
         workload="store-killed-registry",
+    ),
+    Mutant(
+        "checksums are not compared",
+        (
+            Edit(
+                "store/journal.py",
+                "if row_checksum(head) != row_crc or not isinstance(frame, bytes) or checksum(frame) != head[-1]:",
+                "if not isinstance(frame, bytes):",
+            ),
+        ),
+        "a wrong frame",
+        workload=FLIPS,
     ),
 )

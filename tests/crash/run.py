@@ -32,6 +32,7 @@ from crash.strace import Recording, read_folder, record  # noqa: E402
 import cfbus  # noqa: E402
 
 WORKLOADS = ("store", "store-killed", "store-killed-registry", "store-cut-again", "daemons")
+WIDEST = 100
 KILLS = 12
 AGAIN = 8
 """So many recoveries of a workload are recorded."""
@@ -88,7 +89,8 @@ def try_cuts(name: str, chosen: Sequence[Cut], folder: Path) -> Iterator[Failure
 
 
 def all_cuts(name: str, folder: Path, seed: int, samples: int) -> list[Cut]:
-    """The cuts of a workload, or of recoveries from it, in an order that has nothing to do with time."""
+    """The cuts of a workload, or of recoveries from it, in an order that has nothing to do with time; but first those
+    disks that may be left for the longest, because the most was acknowledged meanwhile."""
     dice = random.Random(seed)
     base, then, only = [*name.split("-", 2), "", ""][:3]
     recording = record_workload(base, folder)
@@ -103,7 +105,9 @@ def all_cuts(name: str, folder: Path, seed: int, samples: int) -> list[Cut]:
         case _:
             found = cuts(recording, seed, samples)
     dice.shuffle(found)
-    return found
+    widest = sorted(found, key=lambda cut: cut.first - cut.last)[:WIDEST]
+    first_of_all = {id(cut) for cut in widest}
+    return [*widest, *(cut for cut in found if id(cut) not in first_of_all)]
 
 
 def main(arguments: Sequence[str]) -> int:
