@@ -44,6 +44,8 @@ CUT_SECONDS = (1.0, 9.0)
 FREEZES, CUTS = 0.08, 0.06
 """Of all strikes."""
 CALM_SECONDS = 240.0
+WORK_LEFT_SECONDS, WORK_ADDED_SECONDS = 15.0, 45.0
+"""With so little left to do for four workers, so much is added."""
 _SENT_AGAIN = re.compile(r"results\.sent-again count=(\d+)")
 
 
@@ -147,11 +149,12 @@ class Storm:
             self._start(role)
 
     def _grow(self) -> None:
-        """There has to be work for as long as it blows. Who is started from now on knows of more."""
-        if self._done < self.items * 0.7:
+        """There has to be work for as long as it blows, and not much more. Who is started from now on knows of it."""
+        second = self.plan.rate * len(NEAR_WORKERS + FAR_WORKERS)
+        if self.items - self._done > WORK_LEFT_SECONDS * second:
             return
         before = f"items: {self.items}"
-        self.items += self.plan.items
+        self.items += int(WORK_ADDED_SECONDS * second)
         text = self.bus.config.read_text()
         assert before in text
         self.bus.config.write_text(text.replace(before, f"items: {self.items}"))
@@ -261,7 +264,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="storm.py", description="Kill processes of a bus at work.")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--items", type=int, default=100_000, help="it grows by as many as often as needed")
+    parser.add_argument("--items", type=int, default=100_000, help="at the beginning; it grows")
     parser.add_argument("--rate", type=float, default=150.0, help="items per second of one worker")
     parser.add_argument("--wired", action="store_true", help="this is a network of our own: make another, and cut it")
     parser.add_argument("--folder", type=Path, help="keep everything here")
