@@ -30,7 +30,7 @@ class Sampling(Section):
     """How the next token is chosen."""
 
     temperature: Number = Field(
-        default=0.7, ge=0, le=10, description="How freely tokens are chosen; 0 for the likeliest."
+        default=0.7, ge=0, le=2, description="How freely tokens are chosen; 0 for the likeliest."
     )
     top_p: Number = Field(
         default=0.95,

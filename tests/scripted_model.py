@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cfbus.bus.fields import Sampling
 from cfbus.config_file import Value
 from cfbus.engines.vllm_running import EngineDownError, Output, RequestRefusedError, Wanted, Written
 from cfbus.images import Picture
@@ -86,6 +87,9 @@ class ScriptedModel:
             yield Answer(name, [Text(picture)])
         finally:
             self._inside -= 1
+
+    def check(self, sampling: Sampling) -> None:
+        """Any will do."""
 
     def close(self) -> None:
         self._script.closed += 1

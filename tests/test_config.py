@@ -203,7 +203,7 @@ writer: {server: localhost}
         "F:9: captions.slots.many: a list is not a text or a section with the keys prompt, stage, sampling",
         "F:9: captions.slots.odd.heat: no such key; the keys here are prompt, stage, sampling.",
         "F:10: worker: 5 is not a section with the keys server, server_key, key_file, name, gpu_id, spool_dir,"
-        " spool_mib, decoders, concurrency",
+        " spool_mib, decoders, when_finished, concurrency",
         "F:11: chunk_size: no such key; did you mean broker.chunk_size?",
         'F:12: writer.server: "localhost" is not an address like tcp://HOST:PORT',
         '--set broker.host: broker.host: "" is not a text of 1 to 255 characters',

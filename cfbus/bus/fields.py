@@ -86,7 +86,7 @@ class Message(Part):
 class Sampling(Part):
     """How the next token of a caption is chosen, as vLLM names it."""
 
-    temperature: Annotated[float, Field(ge=0, le=10)]
+    temperature: Annotated[float, Field(ge=0, le=2)]
     top_p: Annotated[float, Field(ge=0.01, le=1)]
     top_k: Annotated[int, Field(ge=-1, le=10**6)]
     min_p: Annotated[float, Field(ge=0, le=1)]

@@ -72,6 +72,9 @@ class VllmEngine:
         if any(slot.sampling is None for slot in spec.slots):
             raise ConfigError("The broker's spec does not say how captions are sampled.", "Update the broker.")
         self._host.template.check_system(spec.system)
+        for slot in spec.slots:
+            if slot.sampling is not None:
+                self._host.check(slot.sampling)
         longest = max(slot.sampling.max_tokens for slot in spec.slots if slot.sampling)
         if longest >= self._host.max_model_len > 0:
             logs.get_logger().warning(

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
 from cfbus import logs
+from cfbus.bus.fields import Sampling
 from cfbus.bus.messages import FailedItem
 from cfbus.config_file import Value
 from cfbus.core.outcome import Caption
@@ -79,6 +80,18 @@ class Host:
         """Load the model; takes seconds to minutes. Raises ConfigError when it cannot be loaded."""
         self._thread.start()
         self._loaded.result()
+
+    def check(self, sampling: Sampling) -> None:
+        """Raises ConfigError when the loaded vLLM cannot write captions like this."""
+        running = self._running
+        try:
+            if running is not None:
+                running.check(sampling)
+        except RequestRefusedError as error:
+            raise ConfigError(
+                f"vLLM does not take this sampling: {error}",
+                "Look at vllm.sampling, and at the sampling of slots and stages.",
+            ) from None
 
     def begin(self, job: Job) -> None:
         """Write the captions of this job."""

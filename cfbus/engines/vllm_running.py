@@ -14,6 +14,8 @@ Invariants: a request that vLLM refuses raises `RequestRefusedError` and touches
 from __future__ import annotations
 
 import asyncio
+import functools
+import importlib
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -74,6 +76,9 @@ class Running(Protocol):
     def generate(self, prompt: Mapping[str, object], wanted: Wanted, name: str) -> AsyncIterator[Output]:
         """What is written so far, again and again; the last one has a finish reason."""
 
+    def check(self, sampling: Sampling) -> None:
+        """Raises RequestRefusedError when no request can be written like this."""
+
     def close(self) -> None:
         """Free what it holds; may take seconds."""
 
@@ -106,8 +111,11 @@ class _InProcesses:
             if self._engine.errored:
                 raise EngineDownError from error
             raise RequestRefusedError(_said(error.__cause__ or error)) from error
-        except _REFUSALS as error:
+        except _refusals() as error:
             raise RequestRefusedError(_said(error)) from error
+
+    def check(self, sampling: Sampling) -> None:
+        _check(sampling)
 
     def close(self) -> None:
         self._engine.shutdown()
@@ -154,14 +162,14 @@ class _InProcess:
     ) -> None:
         try:
             await loop.run_in_executor(self._thread, self._engine.add_request, name, prompt, sampling)
-        except _REFUSALS as error:
+        except _refusals() as error:
             raise RequestRefusedError(_said(error)) from error
 
     async def _steps(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._queues:
             try:
                 outputs = await loop.run_in_executor(self._thread, self._engine.step)
-            except _REFUSALS as error:
+            except _refusals() as error:
                 self._down = error
                 for queue in self._queues.values():
                     queue.put_nowait(None)
@@ -169,6 +177,9 @@ class _InProcess:
             for output in outputs:
                 if output.request_id in self._queues:
                     self._queues[output.request_id].put_nowait(output)
+
+    def check(self, sampling: Sampling) -> None:
+        _check(sampling)
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
@@ -187,6 +198,20 @@ def sampling_params(wanted: Wanted) -> object:
     kind = RequestOutputKind.CUMULATIVE if wanted.each_token else RequestOutputKind.FINAL_ONLY
     given = wanted.sampling.model_dump() | {"stop": list(wanted.sampling.stop)}
     return SamplingParams(**given, logprobs=wanted.logprobs, output_kind=kind)
+
+
+def _check(sampling: Sampling) -> None:
+    try:
+        sampling_params(Wanted(sampling))
+    except _refusals() as error:
+        raise RequestRefusedError(_said(error)) from error
+
+
+@functools.cache
+def _refusals() -> tuple[type[Exception], ...]:
+    """vLLM has errors of its own for what it refuses, which were ValueErrors before it had."""
+    own = getattr(importlib.import_module("vllm.exceptions"), "VLLMError", ValueError)
+    return (*_REFUSALS, own)
 
 
 def _said(error: BaseException) -> str:

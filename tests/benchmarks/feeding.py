@@ -29,6 +29,7 @@ from engine_rig import LEASE, spec_of  # noqa: E402
 from PIL import Image  # noqa: E402
 from scripted_model import Answer, PlainTemplate, Text  # noqa: E402
 
+from cfbus.bus.fields import Sampling  # noqa: E402
 from cfbus.config_vllm import Vllm  # noqa: E402
 from cfbus.core.outcome import Outcome, WorkItem  # noqa: E402
 from cfbus.decoding import DecodePool  # noqa: E402
@@ -78,6 +79,9 @@ class SteadyModel:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             if not done.cancelled():
                 done.set_result(None)
+
+    def check(self, sampling: Sampling) -> None:
+        """Any will do."""
 
     def close(self) -> None:
         if self._task is not None:

@@ -7,14 +7,17 @@ from typing import Any
 
 import engine_vllm
 import pytest
-from coloured import BRIEF, DETAILED
+from coloured import BRIEF, DETAILED, png
 from engine_rig import Outcomes, blame
+from PIL import Image
 from vllm_album import Album, Captioned, Open
 
 from cfbus.bus.columns import FLAGS, NO_SEED
 from cfbus.config import Config
 from cfbus.core.outcome import Outcome
 from cfbus.engines.vllm_host import Host
+from cfbus.errors import ConfigError
+from cfbus.spec import spec_of
 
 TWO_SLOTS = {"detailed": DETAILED, "brief": BRIEF}
 
@@ -129,14 +132,34 @@ def test_a_system_text_comes_first_and_counts(captioned: Captioned) -> None:
 
 
 def test_short_requests_overtake_a_long_one(opened: Open) -> None:
-    long = {"prompt": DETAILED, "sampling": {"temperature": 10.0, "max_tokens": 400, "seed": 1}}
+    long = {"prompt": DETAILED, "sampling": {"temperature": 2.0, "max_tokens": 400, "seed": 1}}
     outcomes = Outcomes()
     engine = opened(settings(slots={"long": long, "brief": BRIEF}), Album(21), outcomes)
     first, *others = Album(21).items(("brief",))
     engine.submit([first._replace(slots=("long",)), *others])
     outcomes.wait_for(21, 240)
     assert outcomes.all[-1].index == 0
-    assert outcomes.all[-1].captions[0].output_tokens > 60
+    assert outcomes.all[-1].captions[0].output_tokens > 40
+
+
+def test_sampling_that_vllm_does_not_take_is_said_before_anything_is_captioned(opened: Open) -> None:
+    wanted = settings(slots={"brief": {"prompt": BRIEF, "sampling": {"top_k": 5}}})
+    engine = opened(wanted, Album(1), Outcomes())
+    spec = spec_of(wanted.captions, wanted.vllm)
+    (slot,) = spec.slots
+    assert slot.sampling is not None
+    hot = slot.model_copy(update={"sampling": slot.sampling.model_copy(update={"temperature": 9.0})})
+    with pytest.raises(ConfigError, match="vLLM does not take this sampling"):
+        engine.use(spec.model_copy(update={"slots": (hot,)}))
+
+
+def test_another_model_than_the_workers_own_is_refused(opened: Open) -> None:
+    wanted = settings()
+    engine = opened(wanted, Album(1), Outcomes())
+    for key, value in (("model", "strange/one"), ("revision", "other")):
+        vllm = wanted.vllm.model_copy(update={key: value})
+        with pytest.raises(ConfigError, match="A worker runs only the model of its own configuration"):
+            engine.use(spec_of(wanted.captions, vllm))
 
 
 def test_a_prompt_that_is_too_long_fails_alone(opened: Open) -> None:
@@ -164,3 +187,15 @@ def test_what_is_abandoned_never_comes_and_holds_nobody_up(opened: Open) -> None
     engine.close()
     assert {outcome.index for outcome in outcomes.all} >= {*range(10), *range(20, 30)}
     assert not [outcome for outcome in outcomes.all if outcome.failure]
+
+
+def test_a_picture_that_the_processor_refuses_fails_alone(opened: Open) -> None:
+    outcomes = Outcomes()
+    album = Album(6, bytes_of={3: png(Image.new("RGB", (1000, 2)))})
+    engine = opened(settings(), album, outcomes)
+    engine.submit(album.items(tuple(TWO_SLOTS)))
+    found = outcomes.wait_for(6, 240)
+    assert blame(found[3]) == ("request-refused", "item")
+    assert found[3].failure is not None
+    assert "aspect ratio" in found[3].failure.detail
+    assert all(texts(found[index]) for index in (0, 1, 2, 4, 5))
