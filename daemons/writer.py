@@ -257,7 +257,7 @@ class WriterDaemon:
     def _scan(self, task: StartTask) -> None:
         assert self._store.lock_fd is not None
         self._scan_task = task
-        command = [sys.executable, "-m", "cfbus.daemons.lister", str(self._store.root)]
+        command = [sys.executable, "-P", "-m", "cfbus.daemons.lister", str(self._store.root)]
         dataset = json.dumps(self._settings.dataset.model_dump(), default=str).encode()  # paths may be no UTF-8
         self._scanning = Chore(
             self._loop, command, self._store.lock_fd, self._shard_listed, self._scan_ended, stdin=dataset

@@ -72,7 +72,7 @@ class Family:
     def _spawn(self, child: Child) -> None:
         ready_read, ready_write = os.pipe()
         command = [
-            sys.executable, "-m", child.module, *child.arguments,
+            sys.executable, "-P", "-m", child.module, *child.arguments,
             "--ready-fd", str(ready_write), "--parent-fd", str(self._alive_read),
         ]  # fmt: skip
         with child.log.open("ab") as log:

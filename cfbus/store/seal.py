@@ -63,7 +63,7 @@ class Sealed:
 
 def seal_command(store: Path, journal: Path) -> list[str]:
     """How to start a seal as a child process."""
-    return [sys.executable, "-m", "cfbus.store.seal", str(store), str(journal)]
+    return [sys.executable, "-P", "-m", "cfbus.store.seal", str(store), str(journal)]
 
 
 def seal_journal(store_path: Path, journal_path: Path) -> Sealed:
