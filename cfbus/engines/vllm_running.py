@@ -110,7 +110,7 @@ class _InProcesses:
         except EngineGenerateError as error:
             if self._engine.errored:
                 raise EngineDownError from error
-            raise RequestRefusedError(_said(error.__cause__ or error)) from error
+            raise RequestRefusedError(_said(error)) from error
         except _refusals() as error:
             raise RequestRefusedError(_said(error)) from error
 
@@ -215,4 +215,7 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 
 def _said(error: BaseException) -> str:
+    """The first of the errors that led to this one: it is the one that says what was wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return f"{type(error).__name__}: {error}"

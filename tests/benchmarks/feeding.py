@@ -4,7 +4,8 @@
 
 The model finishes one image after the other at RATE, as long as it has any; it idles when it has none. Items are
 JPEGs of 1024 x 768 pixels in a folder. Two ways: 64 in flight, each replaced when it is finished, as the worker does
-it; and lock-step batches of 8, as others do it: the next batch is read and decoded when the last one is finished. The
+it; and lock-step batches of 8, as others do it: the next eight are read and decoded when the last are finished, and the
+model begins when all eight are there. The
 second is there to show that the meter measures: it must find more than 10 % of idling, else it is broken.
 
 "CPU per image" is this process's own: the bus is not in it, decoding is in children and not in it either.
@@ -47,11 +48,12 @@ FILES = 32
 
 
 class SteadyModel:
-    """One image every 1 / RATE seconds while there is any; knows how long there was none."""
+    """One image every 1 / RATE seconds while there is any, or a whole batch; knows how long it had nothing to do."""
 
     model_config = None
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int) -> None:
+        self._batch = batch
         self._queue: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self.idle = 0.0
@@ -69,16 +71,16 @@ class SteadyModel:
         due = time.monotonic()
         while True:
             asked = time.monotonic()
-            if self._queue.empty():
-                done = await self._queue.get()
-                self.idle += time.monotonic() - asked
+            waits = self._queue.qsize() < self._batch
+            batch = [await self._queue.get() for _ in range(self._batch)]
+            if waits:
                 due = time.monotonic()
-            else:
-                done = self._queue.get_nowait()
-            due += 1 / RATE
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            if not done.cancelled():
-                done.set_result(None)
+                self.idle += due - asked
+            for done in batch:
+                due += 1 / RATE
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                if not done.cancelled():
+                    done.set_result(None)
 
     def check(self, sampling: Sampling) -> None:
         """Any will do."""
@@ -101,7 +103,7 @@ class Measured:
 def measure(folder: Path, *, lock_step: bool) -> Measured:
     """Feed for SECONDS; what was measured after WARM_SECONDS."""
     paths = sorted(folder.iterdir())
-    model = SteadyModel()
+    model = SteadyModel(BATCH if lock_step else 1)
     host = Host({"model": "scripted"}, PlainTemplate(), golden=False, load=lambda arguments: model)
     host.start()
     finished = threading.Semaphore(0)
