@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cfbus.core.outcome import Outcome
-from cfbus.daemons import gpu
+from cfbus.engines import opening
 from cfbus.engines.base import Post
 from cfbus.engines.scripted import ScriptedEngine
 
@@ -32,7 +32,7 @@ class CountingEngine(ScriptedEngine):
 
     file: Path
 
-    def __init__(self, post: Post) -> None:
+    def __init__(self, post: Post, speed: float = 1.0) -> None:
         self.file.write_bytes(bytes(COUNT.size))
         with self.file.open("r+b") as file:
             page = mmap.mmap(file.fileno(), COUNT.size)
@@ -44,7 +44,7 @@ class CountingEngine(ScriptedEngine):
             COUNT.pack_into(page, 0, number)
             post(outcome)
 
-        super().__init__(counted)
+        super().__init__(counted, speed)
 
 
 def fork(module: str, arguments: list[str], log: str, *, stopped: bool) -> int:
@@ -76,7 +76,8 @@ def main() -> None:
     """A line in JSON for each wish; a line with a number, or null, in answer."""
     for module in MODULES:
         import_module(module)
-    setattr(gpu, ScriptedEngine.__name__, CountingEngine)
+    assert hasattr(opening, ScriptedEngine.__name__), "nobody would count"
+    setattr(opening, ScriptedEngine.__name__, CountingEngine)
     alive: set[int] = set()
     print("ready", flush=True)
     for line in sys.stdin:
