@@ -96,7 +96,7 @@ def installed() -> Installed:
         oldest = ".".join(map(str, OLDEST))
         raise ConfigError(
             f"vLLM {found.version} is too old: before {oldest} a model's own code could run without being allowed to.",
-            'Install a newer one: pip install --upgrade "cfbus[vllm]"',
+            "Install a newer one: pip install --upgrade vllm",
         )
     return found
 
