@@ -5,6 +5,7 @@ Knows how to start a child, read its lines as they come, and end it; not what th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Sequence
@@ -40,8 +41,11 @@ class Chore:
         )
         assert self._child.stdin is not None
         assert self._child.stdout is not None
-        self._child.stdin.write(stdin)
-        self._child.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it is dead already, which is told like any other end
+            self._child.stdin.write(stdin)
+            self._child.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.close()
         self._fd = self._child.stdout.fileno()
         loop.watch(self._fd, self._readable)
 
