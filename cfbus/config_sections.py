@@ -79,6 +79,14 @@ class Broker(Section):
         default=3, ge=1, le=100, description="After so many failed attempts an item becomes a dead letter."
     )
 
+    key_days: Whole = Field(
+        default=90,
+        ge=0,
+        le=36_500,
+        description="How long a key lasts (days) that is enrolled or added from now on; 0: for ever. Those that"
+        " `cfbus init` and `cfbus run` make for this bus last for ever.",
+    )
+
     @model_validator(mode="after")
     def _ports_differ(self) -> Broker:
         if self.port == self.stats_port != 0:

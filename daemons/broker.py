@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -21,15 +21,28 @@ from cfbus.bus import messages as m
 from cfbus.bus.wire import WireError, decode, encode
 from cfbus.column_check import check_columns
 from cfbus.core.broker import Broker
-from cfbus.core.effects import DropLeases, Effect, Note, Peer, SaveLease, SavePosition, Send, Stop
+from cfbus.core.effects import (
+    AskRegistry,
+    Connection,
+    DropLeases,
+    Effect,
+    EnrolKey,
+    Note,
+    NoteCall,
+    Peer,
+    SaveLease,
+    SavePosition,
+    Send,
+    Stop,
+)
 from cfbus.core.state import Rules
 from cfbus.core.watching import status, workers
+from cfbus.daemons import registrar
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
 from cfbus.spec import spec_of
 from cfbus.store.durable import make_dir
 from cfbus.store.ledger import Ledger
-from cfbus.store.registry import Registry
 
 DRAIN_MESSAGES = 512
 STATS_SECONDS = 1.0
@@ -45,6 +58,16 @@ DOMAINS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class PutOut:
+    """What closing keys did: how many keys, how many connections of theirs and of monitors, how many leases."""
+
+    keys: int
+    connections: int
+    monitors: int
+    leases: int
+
+
 class BrokerDaemon:
     """The broker's shell: carries out what its core decides."""
 
@@ -56,9 +79,10 @@ class BrokerDaemon:
         self._pair = keys.load(settings.broker.key_file)
         logs.register_secret(self._pair.secret.decode())
         make_dir(settings.broker.data_dir)
-        self._registry = Registry.open(settings.broker.data_dir / "registry.sqlite", create=True)
+        path = settings.broker.data_dir / "registry.sqlite"
+        self._registrar = registrar.Registrar(registrar.Rules(path, settings.dataset.name, settings.broker.key_days))
         self._ledger = Ledger(settings.broker.data_dir / "ledger.sqlite")
-        self._table = self._registry.key_table(time.time())
+        self._table = self._registrar.table
         rules = Rules(
             dataset=settings.dataset.name,
             spec=spec_of(settings.captions, settings.vllm),
@@ -94,7 +118,7 @@ class BrokerDaemon:
     def serve(self) -> int:
         """Until asked to stop."""
         connections.self_test(self.endpoint, self._pair.public)
-        self._contributors()
+        self._core.contributors = self._registrar.contributors
         self._loop.handle_signals()
         self._reload_on_hangup()
         if self._family.parent_fd is not None:
@@ -127,7 +151,7 @@ class BrokerDaemon:
         self._door.stop()
         self._context.term()
         self._ledger.close()
-        self._registry.close()
+        self._registrar.close()
 
     # ------------------------------------------------------------------ turns
 
@@ -167,7 +191,8 @@ class BrokerDaemon:
         if entry is None:
             self._dropped["key-not-admitted"] += 1
             return []
-        peer = Peer(inbound.routing_id, keys.fingerprint(entry.public), entry.contributor, entry.role)
+        expires = registrar.microseconds(entry.expires)
+        peer = Peer(inbound.routing_id, keys.fingerprint(entry.public), entry.contributor, entry.role, expires)
         try:
             message, payload = decode(inbound.frames)
         except WireError as error:
@@ -183,14 +208,25 @@ class BrokerDaemon:
         for effect in effects:
             match effect:
                 case Send(to, message, payload):
-                    assert isinstance(to, bytes)
-                    sockets.send(self._bus, to, encode(message, payload))
+                    self._send(to, message, payload)
+                case NoteCall(peer, _, request):
+                    self._registrar.note(peer, request)
+                case AskRegistry(peer, _, request):
+                    self._answer(peer, request)
+                case EnrolKey(peer, request):
+                    enrolled = self._registrar.enrol(peer, request)
+                    self._use_table()
+                    self._send(peer.connection, enrolled)
                 case Note(event, facts):
                     self._log.info(event, **dict(facts))
                 case Stop(sentence, hint):
                     raise UnsafeError(sentence, hint)
                 case _:
                     pass
+
+    def _send(self, to: Connection, message: m.Message, payload: bytes = b"") -> None:
+        assert isinstance(to, bytes)
+        sockets.send(self._bus, to, encode(message, payload))
 
     def _remember(self, effects: list[Effect]) -> None:
         """In the ledger. It is disposable, so a full disk must not end the bus: what it missed is written with what
@@ -208,28 +244,47 @@ class BrokerDaemon:
     # ------------------------------------------------------------------ keys and stats
 
     def _reload_keys(self) -> None:
-        before, self._table = self._table, self._registry.key_table(time.time())
-        self._door.swap(self._table)
-        self._put_out(before)
-        self._contributors()
+        self._registrar.reload()
+        self._use_table()
 
-    def _put_out(self, before: auth.KeyTable) -> None:
+    def _answer(self, peer: Peer, request: m.Admin) -> None:
+        """What an admin asked of the registry, and what it did to those who were on the bus."""
+        reply = self._registrar.answer(peer, request)
+        out = self._use_table()
+        if out.keys:
+            facts = (
+                ("keys_closed", str(out.keys)),
+                ("connections_cut", str(out.connections + out.monitors)),
+                ("leases_returned", str(out.leases)),
+            )
+            reply = reply.model_copy(update={"facts": facts})
+        self._send(peer.connection, reply)
+
+    def _use_table(self) -> PutOut:
+        """Decide by the registrar's table from now on."""
+        before, self._table = self._table, self._registrar.table
+        self._core.contributors = self._registrar.contributors
+        self._door.swap(self._table)
+        return self._put_out(before)
+
+    def _put_out(self, before: auth.KeyTable) -> PutOut:
         """Whose key is not admitted any more is cut, and what it held is free at once."""
-        at = runtime.now()
+        at, ended = runtime.now(), self._core.counts.ended
         gone = self._peers.cut_keys(lambda public: self._table.admitted(public) is not None)
         effects = [effect for connection in gone for effect in self._core.lost(connection, at)]
-        closed = [public for public in before if before.admitted(public) and not self._table.admitted(public)]
+        closed = registrar.closed(before, self._table)
+        if closed:
+            effects += self._core.asking.closed(frozenset(map(keys.fingerprint, closed)), at)
         # Who subscribes cannot be told apart; those who may come back are there again in a second.
         watching = any(before[public].role in DOMAINS[sockets.STATS_DOMAIN] for public in closed)
         monitors = self._monitors.cut_all() if watching else 0
+        out = PutOut(len(closed), len(gone), monitors, self._core.counts.ended - ended)
         if closed or gone:
-            self._log.warning("keys.closed", keys=len(closed), peers_cut=len(gone), monitors_cut=monitors)
+            self._log.warning(
+                "keys.closed", keys=out.keys, peers_cut=out.connections, monitors_cut=monitors, leases=out.leases
+            )
         self._carry_out(effects)
-
-    def _contributors(self) -> None:
-        self._core.contributors = tuple(
-            (row.contributor_id, row.name, row.trust_level) for row in self._registry.contributors()
-        )
+        return out
 
     def _subscriptions(self) -> None:
         for frames in sockets.drain_client(self._stats, DRAIN_MESSAGES):

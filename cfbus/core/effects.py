@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from cfbus.bus.messages import Message, Ranges, Result, Role, Spec
+from cfbus.bus.messages import Admin, Enrol, Message, Ranges, Result, Role, Spec
 
 Connection = Hashable
 """One peer's way to us. Whoever holds it can be answered; a new connection is a new value."""
@@ -24,6 +24,7 @@ class Peer:
     key: str  # fingerprint
     contributor: str
     role: Role
+    key_expires: int = 0  # microseconds UTC; 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,32 @@ class SaveLease:
     """Keep this lease, before its GRANT is sent."""
 
     row: LeaseRow
+
+
+@dataclass(frozen=True, slots=True)
+class NoteCall:
+    """An admin's call that the core has dealt with: a line in the audit log, durable before the answer is sent."""
+
+    peer: Peer
+    name: str
+    request: Admin
+
+
+@dataclass(frozen=True, slots=True)
+class AskRegistry:
+    """An admin's call about keys, contributors, invites or the audit log: the shell asks the registry and answers."""
+
+    peer: Peer
+    name: str
+    request: Admin
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolKey:
+    """Who holds an invite wants a key let in: the shell asks the registry and answers."""
+
+    peer: Peer
+    request: Enrol
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +185,9 @@ Effect = (
     | Abandon
     | UseSpec
     | Note
+    | NoteCall
+    | AskRegistry
+    | EnrolKey
     | SaveLease
     | DropLeases
     | SavePosition

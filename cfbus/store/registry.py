@@ -26,7 +26,7 @@ from typing import Any, Final, Self
 from cfbus.bus.auth import KeyEntry, KeyState, KeyTable
 from cfbus.bus.keys import check_name, fingerprint
 from cfbus.bus.messages import Role
-from cfbus.errors import TryAgainError, UsageError
+from cfbus.errors import ClockError, UsageError
 from cfbus.store.registry_rows import (
     CONTRIBUTOR_COLUMNS,
     INVITE_COLUMNS,
@@ -115,7 +115,7 @@ class Registry:
     ) -> KeyRow:
         """Enrol a key (Z85); one that is there with the same role and contributor stays as it is.
 
-        Raises ``UsageError`` if it is there otherwise or the contributor is unknown, ``TryAgainError``
+        Raises ``UsageError`` if it is there otherwise or the contributor is unknown, ``ClockError``
         if the clock is behind the audit log.
         """
         check_name(name)
@@ -267,9 +267,9 @@ class Registry:
         return float(self.rows("SELECT coalesce(max(at), 0.0) FROM audit")[0][0])
 
     def check_clock(self, now: float) -> None:
-        """Raises ``TryAgainError`` if the clock is behind the log: by it nobody is let in."""
+        """Raises ``ClockError`` if the clock is behind the log: by it nobody is let in."""
         if self.clock_is_behind(now):
-            raise TryAgainError(
+            raise ClockError(
                 "This machine's clock is behind the newest line of the audit log; no key is enrolled by it.",
                 "Set the clock (`timedatectl`), then try again.",
             )

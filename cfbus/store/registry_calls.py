@@ -40,11 +40,10 @@ def only(found: list[Row], text: str, what: str) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A table; of a single thing it has one row. ``closes`` says that somebody may be out from now on."""
+    """A table; of a single thing it has one row."""
 
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
-    closes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

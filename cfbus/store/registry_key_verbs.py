@@ -1,7 +1,6 @@
 """Verbs about keys: listed, added, approved, suspended, resumed, revoked, dated, exported, imported.
 
-Knows the registry; must not know who may ask, nor what follows for connections: ``Answer.closes`` says that something
-may.
+Knows the registry; must not know who may ask, nor what follows for connections.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from cfbus.bus.auth import KeyState
 from cfbus.bus.keys import fingerprint, parse_public_line, public_line
 from cfbus.errors import UsageError
 from cfbus.store import registry_text
+from cfbus.store.registry import LEEWAY_SECONDS
 from cfbus.store.registry_calls import Answer, Call, Perform
 from cfbus.store.registry_rows import KeyRow, date
 
@@ -84,10 +84,17 @@ def state(state: KeyState, *before: KeyState) -> Perform:
             raise UsageError(f"A reason is one line of at most {REASON_LIMIT} printable characters.")
         if row.state is not state and row.state not in before:
             raise UsageError(f"The key {row.mark} is {row.state}; this is for keys that are {', '.join(before)}.")
+        if state is not KeyState.ACTIVE:
+            _not_oneself(call, row)
         call.registry.set_state(row.public, state, who=call.who, now=call.now, reason=reason)
-        return closing(_again(call, row))
+        return _again(call, row)
 
     return change
+
+
+def _not_oneself(call: Call, row: KeyRow) -> None:
+    if row.mark == call.who:
+        raise UsageError("This is the key that you ask with.", "Ask with another admin's key, or on the broker's host.")
 
 
 def _again(call: Call, row: KeyRow) -> Answer:
@@ -96,17 +103,14 @@ def _again(call: Call, row: KeyRow) -> Answer:
     return key_rows(call, [known])
 
 
-def closing(answer: Answer) -> Answer:
-    """The same, and somebody may be out from now on."""
-    return Answer(answer.columns, answer.rows, closes=True)
-
-
 def expire(call: Call) -> Answer:
     row = call.key()
-    # The past is taken at its word: the leeway is for clocks, not for decisions.
-    when = call.moment("when", None)
+    at_once = call.now - LEEWAY_SECONDS - 1.0  # the leeway is for clocks, not for decisions
+    when = at_once if call.arguments["when"] == "now" else call.moment("when", None)
+    if when is not None and when <= call.now:
+        _not_oneself(call, row)
     call.registry.set_expiry(row.public, when, who=call.who, now=call.now)
-    return closing(_again(call, row))
+    return _again(call, row)
 
 
 def export(call: Call) -> Answer:
@@ -137,4 +141,4 @@ def import_line(call: Call) -> Answer:
     call.registry.set_expiry(row.public, said.not_after, who=who, now=now)
     same = known is not None and (known.state, known.not_after) == (said.state, said.not_after)
     done = "added" if known is None else "as it was" if same else "changed"
-    return Answer(("fingerprint", "done"), ((row.mark, done),), closes=not same)
+    return Answer(("fingerprint", "done"), ((row.mark, done),))

@@ -9,6 +9,7 @@ Invariants: a verb that is not in ``VERBS`` does not exist; an argument that a v
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
@@ -20,15 +21,16 @@ from cfbus.store.registry_calls import Answer, Call, Perform, is_meant, only
 from cfbus.store.registry_rows import Contributor, InviteRow, date
 
 
-def perform(verb: str, call: Call) -> Answer:
-    """Do it, or raise a ``CfbusError`` that says why not; either way it is in the log."""
+def perform(verb: str, call: Call, *, logged: bool = True) -> Answer:
+    """Do it, or raise a ``CfbusError`` that says why not; either way it is in the log. Only the later pages of an
+    answer need not be ``logged``."""
     before = call.registry.last_line
     try:
         answer = _checked(verb, call)(call)
     except CfbusError as error:
         call.registry.audit(call.who, verb, call.arguments, f"refused: {error.message}", call.now)
         raise
-    if call.registry.last_line == before:
+    if call.registry.last_line == before and (logged or verb not in READS):
         call.registry.audit(call.who, verb, call.arguments, "done", call.now)
     return answer
 
@@ -107,10 +109,11 @@ def _revoke_invite(call: Call) -> Answer:
     row = only([each for each in call.registry.invites() if is_meant(text, each.mark, "")], text, "invite")
     invites.revoke_invite(call.registry, row.public, who=call.who, now=call.now)
     (again,) = [each for each in call.registry.invites() if each.public == row.public]
-    return of_keys.closing(_invite_rows(call, [again]))
+    return _invite_rows(call, [again])
 
 
-def _contributor_rows(found: list[Contributor], counts: Mapping[str, int]) -> Answer:
+def _contributor_rows(call: Call, found: list[Contributor]) -> Answer:
+    counts = Counter(owner for (owner,) in call.registry.rows("SELECT contributor_id FROM keys"))
     columns = ("contributor", "name", "trust", "keys", "contact", "note")
     rows = [
         (
@@ -127,9 +130,7 @@ def _contributor_rows(found: list[Contributor], counts: Mapping[str, int]) -> An
 
 
 def _contributors(call: Call) -> Answer:
-    found = call.registry.contributors()
-    owners = [row.contributor_id for row in call.registry.keys()]
-    return _contributor_rows(found, {each.contributor_id: owners.count(each.contributor_id) for each in found})
+    return _contributor_rows(call, call.registry.contributors())
 
 
 def _set_contributor(call: Call) -> Answer:
@@ -158,8 +159,7 @@ def _changed(call: Call, known: Contributor) -> Answer:
         contact=call.arguments.get("contact"),
         note=call.arguments.get("note"),
     )
-    owned = sum(row.contributor_id == changed.contributor_id for row in call.registry.keys())
-    return _contributor_rows([changed], {changed.contributor_id: owned})
+    return _contributor_rows(call, [changed])
 
 
 def _audit(call: Call) -> Answer:
@@ -207,3 +207,5 @@ VERBS: Final[Mapping[str, tuple[Perform, tuple[str, ...], tuple[str, ...]]]] = {
     "audit": (_audit, (), ("since", "after")),
 }
 """Verb -> what does it, what it needs, what else it takes."""
+READS: Final = frozenset({"keys", "key", "export-keys", "invites", "contributors", "audit"})
+"""Those that change nothing."""
