@@ -1,7 +1,7 @@
 """The broker's keeper of the registry: the table of who is admitted, and answers to admins and to those with an invite.
 
 Knows the registry and messages; must not know sockets: what follows for connections is the broker's. A registry that
-cannot be read leaves the table as it was, and an alarm in the log at each try; nobody is let in or put out by a broken file.
+cannot be read leaves the table as it was, and an alarm in the log at each try: nobody is put out by a broken file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from cfbus import logs
 from cfbus.bus import keys
 from cfbus.bus import messages as m
-from cfbus.bus.auth import KeyState, KeyTable
+from cfbus.bus.auth import KeyTable
 from cfbus.bus.fields import PAGE_BYTES
 from cfbus.core.effects import Peer
 from cfbus.core.pages import pages

@@ -1,4 +1,4 @@
-"""An invite, and a join file, as one word that can be mailed: where a bus is, whose it is, and for an invite its secret.
+"""An invite, and a join file, as one word that can be mailed: where a bus is and whose; for an invite its secret too.
 
 Knows the form alone. Whether an invite is good is decided by the broker's registry, which has only its public half.
 

@@ -18,6 +18,7 @@ from cfbus.bus.fields import Ranges as Ranges
 from cfbus.bus.fields import Role as Role
 from cfbus.bus.fields import Slot as Slot
 from cfbus.bus.fields import Spec as Spec
+from cfbus.bus.messages_admin import MAX_ROWS as MAX_ROWS
 from cfbus.bus.messages_admin import Admin as Admin
 from cfbus.bus.messages_admin import Reply as Reply
 from cfbus.bus.messages_enrolling import Enrol as Enrol
