@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import zmq
 
-from cfbus import logs, runtime
+from cfbus import logs, notify, runtime
 from cfbus.bus import auth, connections, keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.wire import WireError, decode, encode
@@ -103,9 +103,14 @@ class BrokerDaemon:
         self._log.info("broker.serves", endpoint=self.endpoint, stats_port=self.stats_port, server_key=line)
         self._family.ready({"port": self.port, "stats_port": self.stats_port, "server_key": line})
         try:
-            return self._loop.run(self._turn)
+            return self._loop.run(self._turn, self._describe)
         finally:
             self._close()
+
+    def _describe(self) -> str:
+        view = status(self._core, runtime.now())
+        doing = view.why or "leasing"
+        return f"{doing}: {view.done:,} of {view.items:,} items done, {view.workers} workers, {view.rate:.1f} items/s"
 
     def _reload_on_hangup(self) -> None:
         """SIGHUP reads the registry now; when it is the terminal that was closed, the broker ends with it."""
@@ -133,6 +138,7 @@ class BrokerDaemon:
 
     def _turn(self, at: float) -> float:
         if self._loop.stop_requests:
+            notify.tell("STOPPING=1")
             self._log.info("broker.stops")
             self._loop.stop(EXIT_DONE)
         if not self._door.alive:

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import zmq
 
-from cfbus import logs, runtime
+from cfbus import logs, notify, runtime
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
 from cfbus.core.effects import Abandon, Effect, Note, Send, Spool, Stop, Unspool, UseSpec
@@ -34,6 +34,9 @@ from cfbus.store.spool import Spool as SpoolFolder
 DRAIN_SECONDS = 20.0
 """After being asked to stop: so long for what is in flight and unacked; then it goes to the spool. Without a broker
 there is no ack to wait for."""
+
+WEDGED_SECONDS = 1800.0
+"""Items in flight, and none that came out for so long, however slow the model: systemd should start the worker anew."""
 
 SPOOL_SHARE = 0.75
 """With unacked results of so much of the spool, nothing new is begun: what is in flight still has to find room, or it
@@ -70,8 +73,10 @@ class GpuDaemon:
         self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._awake = False
         self._problem: CfbusError | None = None
-        self._engine, self._pool = open_engine(settings, self._read, self._post, begin.origins, self._give_up)
+        with notify.extending(f"loading the engine {self._captions.engine}"):
+            self._engine, self._pool = open_engine(settings, self._read, self._post, begin.origins, self._give_up)
         self._captioned = 0  # whether anybody needed it or not
+        self._got_on_at = runtime.now()  # when something came out of the engine, or it had nothing to do
         name = f"{worker.name}-{worker.gpu_id}"
         self._rules = WorkerRules(runtime.new_id(), name[:64], worker.concurrency)
         self._core = Worker(self._rules, self._facts(), runtime.now())
@@ -118,7 +123,7 @@ class GpuDaemon:
         self._log.info("worker.serves", name=self._rules.name, engine=self._facts().engine)
         self._family.ready({"instance": self._rules.instance})
         try:
-            code = self._loop.run(self._turn)
+            code = self._loop.run(self._turn, self._describe, self._at_work)
         finally:
             self._close()
         if self._then and not self._drains:
@@ -161,6 +166,8 @@ class GpuDaemon:
         while not self._finished.empty():
             outcomes.append(self._finished.get_nowait())
         self._captioned += len(outcomes)
+        if outcomes or not self._core.in_flight:
+            self._got_on_at = at
         if outcomes:
             self._carry_out(self._core.outcomes(outcomes, at))
 
@@ -171,10 +178,21 @@ class GpuDaemon:
             if items:
                 self._engine.submit(items)
 
+    def _describe(self) -> str:
+        if not self._link.connected:
+            return f"no broker at {self._link.endpoint}; {self._core.unacked} results wait for it"
+        doing = "draining" if self._core.draining else self._core.why_idle or "captioning"
+        return f"{doing}: {self._core.in_flight} in flight, {self._core.rate:.1f} images/s, {self._captioned} in all"
+
+    def _at_work(self, at: float) -> str:
+        """For the watchdog: a loop that turns while nothing ever comes out of the engine is no worker."""
+        stuck = at - self._got_on_at
+        return f"{self._core.in_flight} items in flight for {stuck:.0f} s" if stuck > WEDGED_SECONDS else ""
+
     def _drain(self, at: float) -> None:
         """Asked once: finish what is in flight. Asked again: hand everything back now."""
         self._drains = self._loop.stop_requests
-        runtime.notify("STOPPING=1")
+        notify.tell("STOPPING=1")
         self._log.info("worker.drains", in_flight=self._core.in_flight, unacked=self._core.unacked)
         self._carry_out(self._core.drain(at, at_once=self._drains > 1))
         seconds = DRAIN_SECONDS if self._drains == 1 else 0.0
