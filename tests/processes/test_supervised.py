@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -48,15 +48,23 @@ class Heard:
         return any(line.startswith("STATUS=") and words in line for line in self.listen())
 
 
+def _ready(heard: Heard, number: int) -> Callable[[], bool]:
+    return lambda: heard.count("READY=1") == number
+
+
+def _says(heard: Heard, words: str) -> Callable[[], bool]:
+    return lambda: heard.status(words)
+
+
 def test_ready_at_work_fed_and_stopping(nursery: Nursery, tmp_path: Path, manager: socket.socket) -> None:
     heard = Heard(manager)
     bus = Terminals(nursery, tmp_path / "bus", *SCRIPTED)
     daemons = []
     for number, role in enumerate(("broker", "writer", "gpu-0"), 1):
         daemons.append(bus.start(role))
-        until(f"{role} is ready", lambda number=number: heard.count("READY=1") == number)
+        until(f"{role} is ready", _ready(heard, number))
     for words in ("not sealed yet", "leasing: ", "captioning: "):
-        until(f"one says {words}", lambda words=words: heard.status(words))
+        until(f"one says {words}", _says(heard, words))
     fed = heard.count("WATCHDOG=1")
     until("the watchdog is fed on and on", lambda: heard.count("WATCHDOG=1") >= fed + 9)
     for number, daemon in enumerate(reversed(daemons), 1):
