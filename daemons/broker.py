@@ -23,8 +23,9 @@ from cfbus.column_check import check_columns
 from cfbus.core.broker import Broker
 from cfbus.core.effects import DropLeases, Effect, Note, Peer, SaveLease, SavePosition, Send, Stop
 from cfbus.core.state import Rules
-from cfbus.core.watching import status, workers
+from cfbus.core.watching import status
 from cfbus.daemons.flags import Start, common_flags, override, start
+from cfbus.daemons.publishing import Publisher
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
 from cfbus.spec import spec_of
 from cfbus.store.durable import make_dir
@@ -32,9 +33,6 @@ from cfbus.store.ledger import Ledger
 from cfbus.store.registry import Registry
 
 DRAIN_MESSAGES = 512
-STATS_SECONDS = 1.0
-WORKERS_SECONDS = 5.0
-MANY_PAGES = 8
 WATCHDOG_SECONDS = 5.0
 KEYS_SECONDS = 60.0
 MAX_OWED = 10_000
@@ -71,9 +69,7 @@ class BrokerDaemon:
         self._core = Broker(rules, runtime.new_id, self._ledger.remembered(), runtime.now())
         self._dropped: Counter[str] = Counter()
         self._owed: list[Effect] = []
-        self._watchers = 0
-        self._stats_at = self._workers_at = self._watchdog_at = self._keys_at = 0.0
-        self._last_status = (False, False, "", False)
+        self._watchdog_at = self._keys_at = 0.0
         self._tick_at = 0.0
         self._open(settings.broker.host, settings.broker.port, settings.broker.stats_port)
 
@@ -86,6 +82,7 @@ class BrokerDaemon:
         self._bus, self.port = sockets.bind_bus(self._context, self._pair, host, port)
         self._peers = connections.PeerWatch(self._bus)
         self._stats, self.stats_port = sockets.bind_stats(self._context, self._pair, host, stats_port)
+        self._publisher = Publisher(self._stats)
         self._monitors = connections.PeerWatch(self._stats)
         self._loop.watch(self._bus, self._receive)
         self._loop.watch(self._stats, self._subscriptions)
@@ -153,11 +150,10 @@ class BrokerDaemon:
         if at >= self._keys_at:
             self._keys_at = at + KEYS_SECONDS
             self._reload_keys()
-        self._publish(at)
+        self._publisher.publish(self._core, at)
         deadline = self._core.next_deadline()
         self._tick_at = float("inf") if deadline is None else deadline
-        times = [self._watchdog_at, self._keys_at, max(self._tick_at, at + 0.05)]
-        return min([*times, *([self._stats_at] if self._watchers else [])])
+        return min(self._watchdog_at, self._keys_at, max(self._tick_at, at + 0.05), self._publisher.next_at)
 
     def _receive(self) -> None:
         batch = sockets.drain(self._bus, DRAIN_MESSAGES, self._dropped)
@@ -193,6 +189,7 @@ class BrokerDaemon:
                     sockets.send(self._bus, to, encode(message, payload))
                 case Note(event, facts):
                     self._log.info(event, **dict(facts))
+                    self._publisher.happened(effect, runtime.wall())
                 case Stop(sentence, hint):
                     raise UnsafeError(sentence, hint)
                 case _:
@@ -238,27 +235,7 @@ class BrokerDaemon:
         )
 
     def _subscriptions(self) -> None:
-        for frames in sockets.drain_client(self._stats, DRAIN_MESSAGES):
-            first = bytes(frames[0][:1])
-            self._watchers += {b"\1": 1, b"\0": -1}.get(first, 0)
-        self._stats_at = 0.0
-
-    def _publish(self, at: float) -> None:
-        """All of the state once a second to those who watch, and at once when the run is finished or sealed."""
-        if not self._watchers:
-            return
-        key = (self._core.finished, self._core.catchup.sealed, self._core.catchup.problem, self._core.paused)
-        if at < self._stats_at and key == self._last_status:
-            return
-        self._last_status = key
-        self._stats_at = at + STATS_SECONDS
-        body = status(self._core, at).model_dump_json().encode()
-        sockets.send(self._stats, None, [b"status", body])
-        if at >= self._workers_at:
-            pages = workers(self._core, at)
-            self._workers_at = at + (WORKERS_SECONDS if len(pages) > MANY_PAGES else STATS_SECONDS)
-            for page in pages:
-                sockets.send(self._stats, None, [b"workers", page.model_dump_json().encode()])
+        self._publisher.subscriptions(sockets.drain_client(self._stats, DRAIN_MESSAGES))
 
 
 def _has_terminal() -> bool:

@@ -5,6 +5,8 @@ Must not change anything; a core that was not told would take what is durable fo
 
 from __future__ import annotations
 
+from collections import Counter
+
 from cfbus.core.writer import Writer
 from cfbus.store.journal import Journal
 from cfbus.store.manifest import Manifest
@@ -19,5 +21,6 @@ def take_up(core: Writer, manifest: Manifest, journal: Journal) -> None:
     for source in (manifest.done(), journal.done()):
         for number, shard_number, begin, end in source:
             core.know_done(number, shard_number, [(begin, end)])
-    captions = sum(manifest.totals().values()) + sum(journal.totals().values())
-    core.know_totals(captions, manifest.failures() + journal.failures())
+    credited = Counter(manifest.totals()) + Counter(journal.totals())
+    core.tallies.know_credits(credited)
+    core.know_totals(credited.total(), manifest.failures() + journal.failures())

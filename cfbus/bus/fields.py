@@ -27,6 +27,8 @@ MAX_CHUNK_ITEMS = 65536
 MAX_SHARD_ITEMS = 1 << 31
 MAX_RANGES = 4096
 MAX_HELD = 512
+MAX_TALLIED = 64  # slots, and contributors, that a TALLY names
+LENGTH_CLASSES = 12
 
 
 class Role(StrEnum):

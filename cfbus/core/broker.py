@@ -21,6 +21,7 @@ from cfbus.core.blame import Claims
 from cfbus.core.catchup import CatchUp
 from cfbus.core.effects import Connection, Effect, LeaseRow, Note, Peer, SaveLease, Send, Stop
 from cfbus.core.granting import Granting
+from cfbus.core.history import History
 from cfbus.core.joining import Joining
 from cfbus.core.leases import LeaseState, LeaseTable
 from cfbus.core.pages import entry_bytes, pages
@@ -32,8 +33,6 @@ from cfbus.core.watching import status
 
 WRITER_SILENT_SECONDS = 3.0
 """A writer says COMMIT each second; when none came for this long, lease clocks stand still."""
-SAMPLE_SECONDS = 1.0
-RATE_SECONDS = 60.0
 LAST_ENDED = 500
 """So many ended leases are shown in the jobs table."""
 
@@ -63,7 +62,8 @@ class Broker:
         self.contributors: tuple[tuple[str, str, int], ...] = ()
         self._stopped_at: float | None = now
         self._unsaved: dict[str, LeaseRow] = {}
-        self.samples: list[tuple[float, int]] = []
+        self.history = History()
+        self.tally = m.Tally(slots=(), credits=(), contributors=0, unsealed_bytes=0)
         self.remembered = remembered.leases
         self.granting = Granting(self)
         self.verdicts = Verdicts(self)
@@ -124,6 +124,9 @@ class Broker:
                 return self.catchup.state(self.writer, message, payload, now)
             case m.Listed():
                 return self.granting.listed(message, payload, now)
+            case m.Tally():
+                self.tally = message
+                return []
             case m.Done():
                 return self.catchup.task_done(message)
             case _:
@@ -140,9 +143,7 @@ class Broker:
             for lease in self.leases.expired(now):
                 effects.append(self._note_lease("lease.expired", lease))
                 self.end_lease(lease)
-        if not self.samples or now - self.samples[-1][0] >= SAMPLE_SECONDS:
-            self.samples = [sample for sample in self.samples if now - sample[0] <= RATE_SECONDS]
-            self.samples.append((now, self.done_items))
+        self.history.sample(now, self.done_items)
         return self._settle(effects, now)
 
     def next_deadline(self) -> float | None:

@@ -32,7 +32,9 @@ class WorkersPage(BaseModel):
 
 
 class Status(BaseModel):
-    """The state of the run. ``why`` says what, if anything, keeps items from being leased."""
+    """The state of the run. ``why`` says what, if anything, keeps items from being leased. Rates are items per second:
+    ``rate`` over the last minute, ``rate_now`` over ten seconds, ``rate_quarter`` over a quarter of an hour, ``rates``
+    in each of its quarter minutes, oldest first."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,6 +54,9 @@ class Status(BaseModel):
     sealed: bool
     position: int
     rate: float
+    rate_now: float
+    rate_quarter: float
+    rates: tuple[float, ...]
     writer: str
     why: str
     problem: str
@@ -62,3 +67,68 @@ class Status(BaseModel):
     results_refused: int
     messages_refused: int
     duplicates: int
+    unsealed_bytes: int
+    unacked_bytes: int
+    window: int
+
+
+class SlotQuality(BaseModel):
+    """The captions of a slot since the writer started. ``lengths`` by class: empty, below 16 bytes, below 32, …"""
+
+    model_config = ConfigDict(frozen=True)
+
+    slot: str
+    captions: int
+    tokens: int
+    empty: int
+    truncated: int
+    refused: int
+    repeated: int
+    lengths: tuple[int, ...]
+
+
+class Quality(BaseModel):
+    """What the captions are like."""
+
+    model_config = ConfigDict(frozen=True)
+
+    slots: tuple[SlotQuality, ...]
+
+
+class Standing(BaseModel):
+    """A contributor, and how many captions the store has of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    contributor: str
+    name: str
+    captions: int
+    workers: int
+    rate: float
+
+
+class Leaderboard(BaseModel):
+    """The contributors with the most captions; ``total`` counts all."""
+
+    model_config = ConfigDict(frozen=True)
+
+    total: int
+    contributors: tuple[Standing, ...]
+
+
+class Happening(BaseModel):
+    """One thing that happened: ``at`` in seconds since the epoch, UTC."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: float
+    event: str
+    facts: tuple[tuple[str, str], ...]
+
+
+class Activity(BaseModel):
+    """What happened last, the newest at the end."""
+
+    model_config = ConfigDict(frozen=True)
+
+    events: tuple[Happening, ...]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cfbus.core.snapshot import Status, WorkersPage, WorkerView
+from cfbus.bus.columns import FLAGS
+from cfbus.core.history import NOW_SECONDS
+from cfbus.core.snapshot import Leaderboard, Quality, SlotQuality, Standing, Status, WorkersPage, WorkerView
 
 if TYPE_CHECKING:
     from cfbus.core.broker import Broker
     from cfbus.core.state import PeerState
 
+MINUTE, QUARTER = 60.0, 900.0
+CONTRIBUTORS_SHOWN = 64
 WORKERS_PER_PAGE = 64
 """A worker takes at most some 400 bytes: a page stays below 32 KiB."""
 
@@ -33,7 +37,10 @@ def status(broker: Broker, now: float) -> Status:
         finished=broker.finished,
         sealed=broker.catchup.sealed,
         position=broker.position,
-        rate=_rate(broker, now),
+        rate=broker.history.rate(now, broker.done_items, MINUTE),
+        rate_now=broker.history.rate(now, broker.done_items, NOW_SECONDS),
+        rate_quarter=broker.history.rate(now, broker.done_items, QUARTER),
+        rates=broker.history.rates(),
         writer=("catching-up" if not writer.caught_up else writer.state) if writer else "away",
         why=broker.granting.why(),
         problem=broker.catchup.problem,
@@ -44,6 +51,9 @@ def status(broker: Broker, now: float) -> Status:
         results_refused=broker.counts.refused_results,
         messages_refused=sum(broker.counts.refused_messages.values()),
         duplicates=broker.counts.duplicates,
+        unsealed_bytes=broker.tally.unsealed_bytes,
+        unacked_bytes=sum(state.unacked_bytes for state in broker.workers()),
+        window=broker.window(),
     )
 
 
@@ -55,10 +65,34 @@ def workers(broker: Broker, now: float) -> list[WorkersPage]:
     return [WorkersPage(first=first, total=len(views), workers=part) for first, part in parts]
 
 
-def _rate(broker: Broker, now: float) -> float:
-    """Items per second that became done over the last minute."""
-    first_at, first = broker.samples[0] if broker.samples else (now, broker.done_items)
-    return (broker.done_items - first) / (now - first_at) if now > first_at else 0.0
+def quality(broker: Broker) -> Quality:
+    """What the captions are like, as the writer counts them."""
+    slots = tuple(
+        SlotQuality(
+            slot=tally.slot, captions=tally.captions, tokens=tally.tokens, lengths=tally.lengths,
+            **dict(zip(FLAGS, tally.flags, strict=True)),
+        )
+        for tally in broker.tally.slots
+    )  # fmt: skip
+    return Quality(slots=slots)
+
+
+def leaderboard(broker: Broker) -> Leaderboard:
+    """Contributors, those with the most captions first, as many as a message of the stats socket holds."""
+    names = {one: name for one, name, _ in broker.contributors}
+    at_work: dict[str, list[float]] = {}
+    for state in broker.workers():
+        at_work.setdefault(state.peer.contributor, []).append(state.rate)
+    captions = {credit.contributor: credit.captions for credit in broker.tally.credits}
+    order = sorted({*captions, *at_work}, key=lambda one: (-captions.get(one, 0), one))
+    standings = tuple(
+        Standing(
+            contributor=one, name=names.get(one, one), captions=captions.get(one, 0),
+            workers=len(at_work.get(one, ())), rate=round(sum(at_work.get(one, ())), 2),
+        )
+        for one in order[:CONTRIBUTORS_SHOWN]
+    )  # fmt: skip
+    return Leaderboard(total=max(broker.tally.contributors, len(order)), contributors=standings)
 
 
 def _worker(broker: Broker, state: PeerState, now: float) -> WorkerView:

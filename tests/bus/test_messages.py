@@ -80,6 +80,12 @@ def largest() -> list[m.Message]:
             table="shards", first=NUMBER, position=NUMBER, snapshot=True, page=NUMBER, last=True,
             passes=(m.PassFacts(number=1 << 30, slots=SLOT_NAMES),) * 64,
         ),
+        m.Tally(
+            slots=(m.SlotTally(slot=SLOT_NAMES[0], captions=NUMBER, tokens=NUMBER, flags=(NUMBER,) * 4,
+                   lengths=(NUMBER,) * 12),) * 64,
+            credits=(m.Credit(contributor=WIDE * 64, captions=NUMBER),) * 64, contributors=NUMBER,
+            unsealed_bytes=NUMBER,
+        ),
         m.Admin(request=ID, verb=WIDE * 64, arguments=((WIDE * 64, WIDE * 1024),) * 8, page=NUMBER),
         m.Reply(request=ID, facts=((WIDE * 64, WIDE * 256),) * 40, problem=WIDE * 1024, page=NUMBER, pages=NUMBER),
         m.Error(code=WIDE * 64, sentence=WIDE * 1024, retry_after=0.1, fatal=True),

@@ -37,6 +37,7 @@ SAMPLES: dict[type[m.Message], m.Message] = {
     m.Progress: m.Progress(task=ANN, count=0),
     m.Done: m.Done(task=ANN),
     m.Admin: m.Admin(request=ANN, verb="status"),
+    m.Tally: m.Tally(slots=(), credits=(), contributors=0, unsealed_bytes=0),
     m.Since: m.Since(shards=0),
     m.Resend: m.Resend(),
     m.Ack: m.Ack(results=(), window=0),
