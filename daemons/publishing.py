@@ -15,7 +15,7 @@ from cfbus.bus import sockets
 from cfbus.core.broker import Broker
 from cfbus.core.effects import Note
 from cfbus.core.snapshot import Activity, Happening
-from cfbus.core.watching import leaderboard, quality, status, workers
+from cfbus.core.watching import leaderboard, quality, status, throughput, workers
 
 STATS_SECONDS = 1.0
 SLOW_SECONDS = 2.0
@@ -64,6 +64,7 @@ class Publisher:
             self._tell(b"status", status(core, at))
         if at >= self._slow_at:
             self._slow_at = at + SLOW_SECONDS
+            self._tell(b"throughput", throughput(core))
             self._tell(b"quality", quality(core))
             self._tell(b"leaderboard", leaderboard(core))
             self._tell(b"activity", Activity(events=tuple(self._events)))

@@ -143,7 +143,8 @@ class Broker:
             for lease in self.leases.expired(now):
                 effects.append(self._note_lease("lease.expired", lease))
                 self.end_lease(lease)
-        self.history.sample(now, self.done_items)
+        if self.ready:  # what was done before is no speed of ours
+            self.history.sample(now, self.done_items)
         return self._settle(effects, now)
 
     def next_deadline(self) -> float | None:

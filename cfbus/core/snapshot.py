@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 
 class WorkerView(BaseModel):
-    """One worker as the bus sees it. Rates in items per second."""
+    """One worker as the bus sees it. Rates in items per second. ``job`` is the lease that it works on, ``captioned`` of
+    ``items`` how far it is with all it holds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -19,6 +20,10 @@ class WorkerView(BaseModel):
     unacked_bytes: int
     heard_seconds_ago: float
     waiting: bool
+    draining: bool
+    job: str
+    captioned: int
+    items: int
 
 
 class WorkersPage(BaseModel):
@@ -33,8 +38,7 @@ class WorkersPage(BaseModel):
 
 class Status(BaseModel):
     """The state of the run. ``why`` says what, if anything, keeps items from being leased. Rates are items per second:
-    ``rate`` over the last minute, ``rate_now`` over ten seconds, ``rate_quarter`` over a quarter of an hour, ``rates``
-    in each of its quarter minutes, oldest first."""
+    ``rate`` over the last minute, ``rate_now`` over ten seconds, ``rate_quarter`` over a quarter of an hour."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,7 +60,6 @@ class Status(BaseModel):
     rate: float
     rate_now: float
     rate_quarter: float
-    rates: tuple[float, ...]
     writer: str
     why: str
     problem: str
@@ -70,6 +73,15 @@ class Status(BaseModel):
     unsealed_bytes: int
     unacked_bytes: int
     window: int
+
+
+class Throughput(BaseModel):
+    """Items per second in each ``seconds`` of the last quarter of an hour, oldest first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    seconds: float
+    rates: tuple[float, ...]
 
 
 class SlotQuality(BaseModel):

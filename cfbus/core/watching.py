@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cfbus.bus.columns import FLAGS
-from cfbus.core.history import NOW_SECONDS
-from cfbus.core.snapshot import Leaderboard, Quality, SlotQuality, Standing, Status, WorkersPage, WorkerView
+from cfbus.core.history import COARSE_SECONDS, NOW_SECONDS
+from cfbus.core.snapshot import (
+    Leaderboard,
+    Quality,
+    SlotQuality,
+    Standing,
+    Status,
+    Throughput,
+    WorkersPage,
+    WorkerView,
+)
 
 if TYPE_CHECKING:
     from cfbus.core.broker import Broker
@@ -14,8 +23,8 @@ if TYPE_CHECKING:
 
 MINUTE, QUARTER = 60.0, 900.0
 CONTRIBUTORS_SHOWN = 64
-WORKERS_PER_PAGE = 64
-"""A worker takes at most some 400 bytes: a page stays below 32 KiB."""
+WORKERS_PER_PAGE = 16
+"""Of a worker a page holds at most some 3 KiB of JSON: it stays below what the stats socket takes."""
 
 
 def status(broker: Broker, now: float) -> Status:
@@ -40,7 +49,6 @@ def status(broker: Broker, now: float) -> Status:
         rate=broker.history.rate(now, broker.done_items, MINUTE),
         rate_now=broker.history.rate(now, broker.done_items, NOW_SECONDS),
         rate_quarter=broker.history.rate(now, broker.done_items, QUARTER),
-        rates=broker.history.rates(),
         writer=("catching-up" if not writer.caught_up else writer.state) if writer else "away",
         why=broker.granting.why(),
         problem=broker.catchup.problem,
@@ -63,6 +71,11 @@ def workers(broker: Broker, now: float) -> list[WorkersPage]:
     starts = range(0, max(len(views), 1), WORKERS_PER_PAGE)
     parts = [(first, tuple(views[first : first + WORKERS_PER_PAGE])) for first in starts]
     return [WorkersPage(first=first, total=len(views), workers=part) for first, part in parts]
+
+
+def throughput(broker: Broker) -> Throughput:
+    """How fast it was."""
+    return Throughput(seconds=COARSE_SECONDS, rates=broker.history.rates())
 
 
 def quality(broker: Broker) -> Quality:
@@ -96,14 +109,19 @@ def leaderboard(broker: Broker) -> Leaderboard:
 
 
 def _worker(broker: Broker, state: PeerState, now: float) -> WorkerView:
+    held = [lease for lease in broker.leases.of(state.instance) if broker.owns(state, lease) and not lease.preparing]
     return WorkerView(
         name=state.name,
         contributor=state.peer.contributor,
         instance=state.instance,
         rate=state.rate,
         in_flight=state.in_flight,
-        leases=sum(broker.owns(state, lease) for lease in broker.leases.current()),
+        leases=len(held),
         unacked_bytes=state.unacked_bytes,
         heard_seconds_ago=max(now - state.heard, 0.0),
         waiting=state.peer.connection in broker.granting.waiting,
+        draining=state.draining,
+        job=next((lease.row.job for lease in held if lease.captioned < lease.items), ""),
+        captioned=sum(lease.captioned for lease in held),
+        items=sum(lease.items for lease in held),
     )

@@ -155,14 +155,16 @@ class Writer:
         """Time has passed."""
         if not self._welcomed:
             return self._hello(now) if now >= self._hello_at else []
+        effects: list[Effect] = []
         if now >= self._commit_at:
-            probe: list[Effect] = [ProbeRoom()] if self.disk_full else []
-            return [*probe, *self._commits([], now), *self._tally(now)]
-        return []
+            effects = [*([ProbeRoom()] if self.disk_full else []), *self._commits([], now)]
+        return effects + self._tally(now)
 
     def next_deadline(self) -> float:
         """When ``tick`` has something to do."""
-        return self._commit_at if self._welcomed else self._hello_at
+        if not self._welcomed:
+            return self._hello_at
+        return min(self._commit_at, self._tally_at) if self.tallies.changed else self._commit_at
 
     # ------------------------------------------------------------------ results
 

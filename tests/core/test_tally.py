@@ -67,12 +67,17 @@ def test_classes_double(size: int, expected: int) -> None:
 def test_those_with_the_most_captions_are_told() -> None:
     tallies = Tallies()
     tallies.know_credits({f"c{number}": number for number in range(1, 200)})
-    assert tallies.changed
+    assert tallies.changed is True
     tallies.add(counts_of(table([[("a", 0, 1), ("b", 1, 2)]] * 300), None), "late")
     told = tallies.message(7)
-    assert not tallies.changed
     assert (told.contributors, told.unsealed_bytes, len(told.credits)) == (200, 7, MAX_TALLIED)
     assert told.credits[0] == m.Credit(contributor="late", captions=600)
     assert told.credits[-1].captions == 199 - MAX_TALLIED + 2
     assert {slot.slot: slot.flags for slot in told.slots} == {"short": (0, 0, 0, 0), "tags": (300, 0, 0, 0)}
     assert m.Tally.model_validate(told.model_dump()) == told
+
+
+def test_what_was_told_has_not_changed() -> None:
+    tallies = Tallies()
+    tallies.message(0)
+    assert not tallies.changed

@@ -259,6 +259,11 @@ class Terminals:
         gpu = ["--gpu-id", number] if number else []
         return self._nursery.start(f"cfbus.daemons.{name}", "--config", self.config, *gpu, *arguments)
 
+    @property
+    def stats(self) -> str:
+        """The address of the statistics."""
+        return f"tcp://127.0.0.1:{self._stats_port}"
+
     def admin(self, verb: str) -> dict[str, object]:
         """`cfbus-admin VERB`."""
         said = self._nursery.start("cfbus.tools.admin", "--config", self.config, verb, "--json").ends(0)
@@ -272,4 +277,4 @@ class Terminals:
             for text in self.config.read_text().splitlines()
             if text.strip().startswith("server_key:")
         )
-        return Watch(self.folder / "keys" / "admin.key_secret", line, f"tcp://127.0.0.1:{self._stats_port}")
+        return Watch(self.folder / "keys" / "admin.key_secret", line, self.stats)
