@@ -23,6 +23,7 @@ from cfbus.bus.fields import Ranges as Ranges
 from cfbus.bus.fields import Role as Role
 from cfbus.bus.fields import Slot as Slot
 from cfbus.bus.fields import Spec as Spec
+from cfbus.bus.figures import EngineFigures, HostFigures, Load
 
 MAX_FAILED_ITEMS = 16
 
@@ -68,13 +69,16 @@ class Welcome(Message):
 
 
 class Heartbeat(Message):
-    """I am here. Sent by peers that have nothing else to say; answered with the same."""
+    """I am here: from peers with nothing else to say, from workers with their figures; answered with the same."""
 
     TAG: ClassVar[str] = "HEARTBEAT"
     rate: Rate = 0.0
     in_flight: Count = 0
     held: Count = 0
     unacked_bytes: Count = 0
+    engine: EngineFigures | None = None
+    load: Load | None = None
+    host: HostFigures | None = None
 
 
 class Lease(Message):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from cfbus.bus.figures import EngineFigures, HostFigures, Load
+
 
 class WorkerView(BaseModel):
-    """One worker as the bus sees it. Rates in items per second."""
+    """One worker as the bus sees it. Rates in items per second. The last three are what it says of itself; None where
+    it says nothing."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -19,6 +22,9 @@ class WorkerView(BaseModel):
     unacked_bytes: int
     heard_seconds_ago: float
     waiting: bool
+    engine: EngineFigures | None = None
+    load: Load | None = None
+    host: HostFigures | None = None
 
 
 class WorkersPage(BaseModel):
@@ -56,6 +62,7 @@ class Status(BaseModel):
     why: str
     problem: str
     workers: int
+    workers_starved: int
     leases_granted: int
     leases_ended: int
     backups_granted: int

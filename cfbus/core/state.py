@@ -8,6 +8,9 @@ from cfbus.bus import messages as m
 from cfbus.core.effects import Connection, LeaseRow, Peer
 
 
+NO_FIGURES = m.Heartbeat()
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How this bus is run; from the configuration."""
@@ -47,6 +50,7 @@ class PeerState:
     unacked_bytes: int = 0
     chunk: int = 0  # how many items it got last, while its rate is unknown
     draining: bool = False
+    figures: m.Heartbeat = NO_FIGURES  # what it told last of engine and GPUs; for those who watch, never for leases
 
 
 @dataclass(eq=False)

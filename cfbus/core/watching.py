@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cfbus.core.pages import pages
 from cfbus.core.snapshot import Status, WorkersPage, WorkerView
 
 if TYPE_CHECKING:
     from cfbus.core.broker import Broker
     from cfbus.core.state import PeerState
 
-WORKERS_PER_PAGE = 64
-"""A worker takes at most some 400 bytes: a page stays below 32 KiB."""
+WORKERS_PAGE_BYTES = 30 * 1024
+"""Of a page's workers in JSON, by `view_bytes`; with what is around them a page stays below 32 KiB."""
+VIEW_BYTES = 1000
+GPU_BYTES = 288
+CHAR_BYTES = 6
+"""At most, in JSON: a view without names and GPUs, a GPU, a character of a name."""
 
 
 def status(broker: Broker, now: float) -> Status:
@@ -38,6 +43,7 @@ def status(broker: Broker, now: float) -> Status:
         why=broker.granting.why(),
         problem=broker.catchup.problem,
         workers=len(broker.workers()),
+        workers_starved=sum(_is_starved(state) for state in broker.workers()),
         leases_granted=broker.counts.granted,
         leases_ended=broker.counts.ended,
         backups_granted=broker.counts.backups,
@@ -50,9 +56,23 @@ def status(broker: Broker, now: float) -> Status:
 def workers(broker: Broker, now: float) -> list[WorkersPage]:
     """All workers, in pages that fit a message of the stats socket."""
     views = [_worker(broker, state, now) for state in broker.workers()]
-    starts = range(0, max(len(views), 1), WORKERS_PER_PAGE)
-    parts = [(first, tuple(views[first : first + WORKERS_PER_PAGE])) for first in starts]
-    return [WorkersPage(first=first, total=len(views), workers=part) for first, part in parts]
+    found: list[WorkersPage] = []
+    first = 0
+    for part in pages(views, view_bytes, WORKERS_PAGE_BYTES):
+        found.append(WorkersPage(first=first, total=len(views), workers=tuple(part)))
+        first += len(part)
+    return found
+
+
+def view_bytes(view: WorkerView) -> int:
+    """At most so many bytes a worker takes in a page, whatever it says of itself."""
+    gpus = len(view.host.gpus) if view.host is not None else 0
+    return VIEW_BYTES + GPU_BYTES * gpus + CHAR_BYTES * (len(view.name) + len(view.contributor))
+
+
+def _is_starved(state: PeerState) -> bool:
+    load = state.figures.load
+    return load is not None and load.state == "starved"
 
 
 def _rate(broker: Broker, now: float) -> float:
@@ -72,4 +92,7 @@ def _worker(broker: Broker, state: PeerState, now: float) -> WorkerView:
         unacked_bytes=state.unacked_bytes,
         heard_seconds_ago=max(now - state.heard, 0.0),
         waiting=state.peer.connection in broker.granting.waiting,
+        engine=state.figures.engine,
+        load=state.figures.load,
+        host=state.figures.host,
     )
