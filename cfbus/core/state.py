@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from cfbus.bus import messages as m
 from cfbus.core.effects import Connection, LeaseRow, Peer
 
-
 NO_FIGURES = m.Heartbeat()
 
 

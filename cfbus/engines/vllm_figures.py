@@ -11,6 +11,7 @@ for each second of the window. May be used from any thread.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -141,7 +142,9 @@ def _whole(value: object) -> int | None:
 
 def _share(value: object) -> float | None:
     is_number = isinstance(value, float | int) and not isinstance(value, bool)
-    return min(max(float(value), 0.0), 1.0) if is_number and isinstance(value, float | int) else None
+    if not is_number or not isinstance(value, float | int) or not math.isfinite(value):
+        return None
+    return min(max(float(value), 0.0), 1.0)
 
 
 def _ratio(part: int, whole: int) -> float | None:
