@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from cfbus.config_types import AnyPath, Endpoint, Folder, Line, Whole
+from cfbus.config_types import AnyPath, Endpoint, Folder, Gpus, Line, Whole
 from cfbus.config_words import Section
 from cfbus.logs import display
 
@@ -111,7 +111,11 @@ class Worker(Peer):
         max_length=64,
         description="What this worker is called on screens; by default the name of the machine.",
     )
-    gpu_id: Whole = Field(default=0, ge=0, le=1023, description="The GPU of this worker; one process for each GPU.")
+    gpu_id: Gpus = Field(
+        default="0",
+        description="The GPU of this worker, by its number or its name (GPU-…, MIG-…); one process for each GPU, but"
+        " for a model on several: 0,1 or [0, 1].",
+    )
     spool_dir: Folder = Field(
         default=Path("spool"), description="The folder for results that are not yet acknowledged."
     )

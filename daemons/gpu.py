@@ -20,8 +20,10 @@ from cfbus import logs, notify, runtime
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
 from cfbus.core.effects import Abandon, Effect, Note, Send, Spool, Stop, Unspool, UseSpec
+from cfbus.core.measuring import Measured
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
-from cfbus.core.worker import Worker, WorkerRules
+from cfbus.core.worker import Worker
+from cfbus.daemons import gpu_report
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.engines.base import Loaded
 from cfbus.engines.opening import open_engine
@@ -41,6 +43,9 @@ WEDGED_SECONDS = 1800.0
 SPOOL_SHARE = 0.75
 """With unacked results of so much of the spool, nothing new is begun: what is in flight still has to find room, or it
 would be lost with the process."""
+
+MEASURE_SECONDS = 0.5
+"""How often the engine is looked at, to see whether it has enough to do."""
 
 FLAGS = {
     "--server": "worker.server",
@@ -65,7 +70,7 @@ class GpuDaemon:
         pair = keys.load(worker.key_file)
         logs.register_secret(pair.secret.decode())
         public = runtime.server_key(worker.server_key, "worker")
-        self._spool = SpoolFolder(worker.spool_dir / f"gpu-{worker.gpu_id}", worker.spool_mib << 20)
+        self._spool = SpoolFolder(worker.spool_dir / f"gpu-{gpu_report.label(worker.gpu_id)}", worker.spool_mib << 20)
         self._most_unacked = int((worker.spool_mib << 20) * SPOOL_SHARE)
         self._source = open_source(settings.dataset)
         self._keep = settings.dataset.keep_columns
@@ -77,8 +82,9 @@ class GpuDaemon:
             self._engine, self._pool = open_engine(settings, self._read, self._post, begin.origins, self._give_up)
         self._captioned = 0  # whether anybody needed it or not
         self._got_on_at = runtime.now()  # when something came out of the engine, or it had nothing to do
-        name = f"{worker.name}-{worker.gpu_id}"
-        self._rules = WorkerRules(runtime.new_id(), name[:64], worker.concurrency)
+        self._gpus = gpu_report.gpus_of(settings)
+        self._measure_at = 0.0
+        self._rules = gpu_report.rules_of(worker)
         self._core = Worker(self._rules, self._facts(), runtime.now())
         self._core.restore(self._spool.results(), runtime.now())
         self._context: sockets.Context = zmq.Context()
@@ -136,6 +142,8 @@ class GpuDaemon:
         self._engine.close()
         if self._pool is not None:
             self._pool.close()
+        if self._gpus is not None:
+            self._gpus.close()
         self._source.close()
         self._link.close()
         self._context.term()
@@ -154,10 +162,13 @@ class GpuDaemon:
         elif not self._stays and self._core.all_done:
             self._leave()
         self._feed()
+        if at >= self._measure_at:
+            self._measure_at = at + MEASURE_SECONDS
+            self._carry_out(self._core.measured(self._measured(), at))
         look = self._link.tick(at)
         if self._drain_until is not None and (self._may_leave() or at >= self._drain_until):
             self._leave()
-        times = [look, max(self._core.next_deadline(), at + 0.005)]
+        times = [look, self._measure_at, max(self._core.next_deadline(), at + 0.005)]
         return min([*times, *([self._drain_until] if self._drain_until is not None else [])])
 
     def _take_outcomes(self, at: float) -> None:
@@ -171,9 +182,17 @@ class GpuDaemon:
         if outcomes:
             self._carry_out(self._core.outcomes(outcomes, at))
 
+    def _measured(self) -> Measured:
+        host = self._gpus.newest() if self._gpus is not None else None
+        return Measured(self._engine.figures(), host, self._spool_full)
+
+    @property
+    def _spool_full(self) -> bool:
+        return self._core.unacked_bytes >= self._most_unacked
+
     def _feed(self) -> None:
         room = self._rules.concurrency - self._core.in_flight
-        if room > 0 and not self._core.draining and self._core.unacked_bytes < self._most_unacked:
+        if room > 0 and not self._core.draining and not self._spool_full:
             items = self._core.next_items(room)
             if items:
                 self._engine.submit(items)
@@ -268,7 +287,10 @@ def _program(when_finished: str) -> list[str]:
 @common_flags
 @click.option("--server", help="The broker's address, tcp://HOST:PORT.")
 @click.option("--name", help="What this worker is called on screens.")
-@click.option("--gpu-id", type=int, help="The GPU of this worker; one process for each.")
+@click.option(
+    "--gpu-id",
+    help="The GPU of this worker, by number or name; one process for each, but for a model on several: 0,1.",
+)
 @click.option("--spool-dir", type=click.Path(path_type=Path), help="The folder for unacknowledged results.")
 @click.option(
     "--batch-size",
@@ -278,12 +300,18 @@ def _program(when_finished: str) -> list[str]:
 @click.option("--model", help="The model of the vLLM engine: a name on the Hugging Face hub, or the path of a folder.")
 @click.option("--when-finished", help="What to do when everything is captioned: stay, exit, or run:PROGRAM.")
 @click.option("--precision", help="What the vLLM engine computes with: auto, bfloat16, float16 or float32.")
-def command(spool_dir: Path | None, **given: object) -> None:
+@click.option(
+    "--show-report",
+    is_flag=True,
+    help="Print, as JSON, what the broker would be told of this host and engine, and end; loads the engine for it.",
+)
+def command(spool_dir: Path | None, *, show_report: bool, **given: object) -> None:
     """A worker: leases images, captions them, and pushes the captions to the broker."""
     overrides = override("--spool-dir", "worker.spool_dir", spool_dir.absolute() if spool_dir else None)
     for said, key in FLAGS.items():
         overrides += override(said, key, given.pop(said.removeprefix("--").replace("-", "_")))
-    sys.exit(start("gpu", lambda begin: GpuDaemon(begin).serve(), overrides, given))
+    serve = gpu_report.show if show_report else lambda begin: GpuDaemon(begin).serve()
+    sys.exit(start("gpu", serve, overrides, given))
 
 
 def main() -> None:

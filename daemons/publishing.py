@@ -20,7 +20,7 @@ from cfbus.core.watching import leaderboard, quality, status, throughput, worker
 STATS_SECONDS = 1.0
 SLOW_SECONDS = 2.0
 WORKERS_SECONDS = 5.0
-MANY_PAGES = 8
+MANY_PAGES = 16
 EVENTS_KEPT = 60
 _FACT_CHARS = 120
 DULL = frozenset({"lease.granted"})

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cfbus.bus.fields import Sampling
+from cfbus.bus.figures import EngineFigures
 from cfbus.config_file import Value
 from cfbus.engines.vllm_running import EngineDownError, Output, RequestRefusedError, Wanted, Written
 from cfbus.images import Picture
@@ -90,6 +91,10 @@ class ScriptedModel:
 
     def check(self, sampling: Sampling) -> None:
         """Any will do."""
+
+    def figures(self, items: int) -> EngineFigures:
+        """As many requests as are in it."""
+        return EngineFigures(running=self._inside)
 
     def close(self) -> None:
         self._script.closed += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cfbus.bus.figures import EngineFigures, GpuFigures, HostFigures, Load
 from cfbus.core.snapshot import (
     Activity,
     Happening,
@@ -41,8 +42,34 @@ def worker(name: str, **given: object) -> WorkerView:
 
 
 WORKERS = (
-    worker("rig-a"),
-    worker("rig-b", rate=140.0, contributor="c-2", captioned=1990),
+    worker(
+        "rig-a",
+        engine=EngineFigures(
+            reading=3,
+            decoding=2,
+            running=48,
+            waiting=13,
+            kv_usage=0.81,
+            prefix_hits=0.52,
+            image_hits=0.66,
+            tokens_per_second=4321.0,
+        ),
+        load=Load(state="saturated", images_per_second=71.5),
+        host=HostFigures(
+            driver="580.95.05",
+            gpus=(
+                GpuFigures(
+                    name="NVIDIA H100 80GB HBM3",
+                    utilisation=0.97,
+                    memory_used=71 << 30,
+                    memory_total=80 << 30,
+                    celsius=61,
+                    watts=655.0,
+                ),
+            ),
+        ),
+    ),
+    worker("rig-b", rate=140.0, contributor="c-2", captioned=1990, load=Load(state="starved", reason="reading")),
     worker("attic", rate=2.5, in_flight=0, leases=0, job="", items=0, captioned=0, waiting=True, heard_seconds_ago=1.0),
     worker("gone", rate=0.0, heard_seconds_ago=14.0),
 )

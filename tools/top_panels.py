@@ -6,10 +6,11 @@ Pure functions of a snapshot and a width. What strangers wrote goes through ``di
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.text import Text
 
+from cfbus.bus.figures import GpuFigures
 from cfbus.core.snapshot import Happening, SlotQuality, Standing, Status, WorkerView
 from cfbus.tools import progress
 from cfbus.tools.top_lines import Column, bar, cut, fill, short_bytes, short_number, spark, table
@@ -102,9 +103,42 @@ def doing(worker: WorkerView) -> str:
     return "waiting for work" if worker.waiting else "idle"
 
 
+def state(worker: WorkerView) -> str:
+    """The same, and how busy its engine is kept, and why it is not."""
+    doing_now, load = doing(worker), worker.load
+    if doing_now != "captioning" or load is None:
+        return doing_now
+    return f"{load.state}: {load.reason}" if load.reason else load.state
+
+
+def _gpu(worker: WorkerView, tell: Callable[[GpuFigures], str]) -> str:
+    """Of the worker's first GPU, where it has one."""
+    gpus = worker.host.gpus if worker.host is not None else ()
+    return tell(gpus[0]) if gpus else ""
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f}%"
+
+
+def _memory(gpu: GpuFigures) -> str:
+    if gpu.memory_used is None or not gpu.memory_total:
+        return ""
+    return f"{gpu.memory_used / (1 << 30):.0f}/{gpu.memory_total / (1 << 30):.0f}G"
+
+
+def _tokens(worker: WorkerView) -> str:
+    engine = worker.engine
+    return "" if engine is None or engine.tokens_per_second is None else short_number(engine.tokens_per_second)
+
+
 def _colour(worker: WorkerView) -> str:
-    state = doing(worker)
-    return {"captioning": "green", "draining": "yellow"}.get(state, "red" if state.startswith("silent") else "yellow")
+    doing_now = doing(worker)
+    if doing_now.startswith("silent") or (worker.load is not None and worker.load.state == "down"):
+        return "red"
+    if doing_now != "captioning" or (worker.load is not None and worker.load.state in ("starved", "idle")):
+        return "yellow"
+    return "green"
 
 
 def _progress(worker: WorkerView) -> str:
@@ -115,12 +149,18 @@ WORKER_COLUMNS: tuple[Column[WorkerView], ...] = (
     Column("WORKER", lambda w: w.name, 14, grows=3),
     Column("CONTRIBUTOR", lambda w: w.contributor, 11, grows=2),
     Column("IMG/S", lambda w: short_number(w.rate), 6, right=True),
+    Column("TOK/S", _tokens, 6, right=True, from_width=100),
     Column("FLIGHT", lambda w: str(w.in_flight), 6, right=True),
     Column("DONE", _progress, 5, right=True),
     Column("LEASE", lambda w: w.job, 18, grows=3, from_width=100),
     Column("UNACKED", lambda w: short_bytes(w.unacked_bytes), 8, right=True, from_width=120),
+    Column("GPU", lambda w: _gpu(w, lambda gpu: _percent(gpu.utilisation)), 4, right=True, from_width=110),
+    Column("MEMORY", lambda w: _gpu(w, _memory), 8, right=True, from_width=130),
+    Column("TEMP", lambda w: _gpu(w, lambda gpu: "" if gpu.celsius is None else f"{gpu.celsius}°"), 4, True, 0, 130),
+    Column("KV", lambda w: _percent(w.engine.kv_usage) if w.engine else "", 4, right=True, from_width=150),
+    Column("HITS", lambda w: _percent(w.engine.prefix_hits) if w.engine else "", 4, right=True, from_width=150),
     Column("SEEN", lambda w: f"{w.heard_seconds_ago:.0f}s", 5, right=True),
-    Column("STATE", doing, 16, grows=1, style=_colour),
+    Column("STATE", state, 17, grows=1, style=_colour),
 )
 
 
@@ -236,18 +276,44 @@ def detail(snapshot: Snapshot, worker: WorkerView, width: int) -> list[Text]:
     rows = [
         ("contributor", snapshot.name_of(worker.contributor)),
         ("instance", worker.instance),
-        ("state", doing(worker)),
+        ("state", state(worker)),
         ("images/s", f"{worker.rate:,.2f}"),
         ("in flight", f"{worker.in_flight:,}"),
         ("leases", f"{worker.leases}: {worker.captioned:,} of {worker.items:,} images captioned"),
         ("lease", worker.job or "none"),
         ("unacknowledged", short_bytes(worker.unacked_bytes)),
         ("last seen", f"{worker.heard_seconds_ago:.1f} s ago"),
+        *_engine_rows(worker),
+        *_host_rows(worker),
     ]
     lines = [title(cut(worker.name, 40), width, "enter or escape: back")]
     for name, value in rows:
         lines.append(Text.assemble((fill(name, 16), "dim"), cut(value, max(width - 16, 1))))
     return lines
+
+
+def _engine_rows(worker: WorkerView) -> list[tuple[str, str]]:
+    engine = worker.engine
+    if engine is None:
+        return []
+    parts = [f"{engine.reading} reading", f"{engine.decoding} decoding", f"{engine.running} running"]
+    parts += [f"{engine.waiting} waiting"] if engine.waiting else []
+    shares = {"KV cache": engine.kv_usage, "prefix hits": engine.prefix_hits, "image hits": engine.image_hits}
+    known = [f"{name} {_percent(share)}" for name, share in shares.items() if share is not None]
+    tokens = [f"{_tokens(worker)} tokens/s"] if engine.tokens_per_second is not None else []
+    return [("engine", ", ".join(parts)), *([("", ", ".join(known + tokens))] if known or tokens else [])]
+
+
+def _host_rows(worker: WorkerView) -> list[tuple[str, str]]:
+    host = worker.host
+    if host is None:
+        return []
+    rows = []
+    for number, gpu in enumerate(host.gpus):
+        facts = [gpu.name or "", _percent(gpu.utilisation), _memory(gpu)]
+        facts += ["" if gpu.celsius is None else f"{gpu.celsius} °C", "" if gpu.watts is None else f"{gpu.watts:.0f} W"]
+        rows.append((f"GPU {number}", ", ".join(fact for fact in facts if fact)))
+    return rows + ([("driver", host.driver)] if host.driver else [])
 
 
 HELP = (

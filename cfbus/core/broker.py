@@ -92,7 +92,7 @@ class Broker:
         match message:
             case m.Heartbeat():
                 known.rate, known.in_flight = message.rate, message.in_flight
-                known.unacked_bytes = message.unacked_bytes
+                known.unacked_bytes, known.figures = message.unacked_bytes, message
                 return [Send(known.peer.connection, m.Heartbeat())]
             case m.Lease():
                 return self.granting.request(known, message, now)

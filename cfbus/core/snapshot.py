@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from cfbus.bus.figures import EngineFigures, HostFigures, Load
+
 
 class WorkerView(BaseModel):
     """One worker as the bus sees it. Rates in items per second. ``job`` is the lease that it works on, ``captioned`` of
-    ``items`` how far it is with all it holds."""
+    ``items`` how far it is with all it holds. The last three are what it says of itself; None where it says nothing."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -24,6 +26,9 @@ class WorkerView(BaseModel):
     job: str
     captioned: int
     items: int
+    engine: EngineFigures | None = None
+    load: Load | None = None
+    host: HostFigures | None = None
 
 
 class WorkersPage(BaseModel):
@@ -64,6 +69,7 @@ class Status(BaseModel):
     why: str
     problem: str
     workers: int
+    workers_starved: int
     leases_granted: int
     leases_ended: int
     backups_granted: int

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cfbus.bus.columns import FLAGS
 from cfbus.core.history import COARSE_SECONDS, NOW_SECONDS
+from cfbus.core.pages import pages
 from cfbus.core.snapshot import (
     Leaderboard,
     Quality,
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 
 MINUTE, QUARTER = 60.0, 900.0
 CONTRIBUTORS_SHOWN = 64
-WORKERS_PER_PAGE = 16
-"""Of a worker a page holds at most some 3 KiB of JSON: it stays below what the stats socket takes."""
+WORKERS_PAGE_BYTES = 30 * 1024
+"""Of a page's workers in JSON, by `view_bytes`; with what is around them a page stays below 32 KiB."""
+VIEW_BYTES = 1000
+GPU_BYTES = 288
+CHAR_BYTES = 6
+"""At most, in JSON: a view without names and GPUs, a GPU, a character of a name."""
 
 
 def status(broker: Broker, now: float) -> Status:
@@ -53,6 +58,7 @@ def status(broker: Broker, now: float) -> Status:
         why=broker.granting.why(),
         problem=broker.catchup.problem,
         workers=len(broker.workers()),
+        workers_starved=sum(_is_starved(state) for state in broker.workers()),
         leases_granted=broker.counts.granted,
         leases_ended=broker.counts.ended,
         backups_granted=broker.counts.backups,
@@ -68,9 +74,23 @@ def status(broker: Broker, now: float) -> Status:
 def workers(broker: Broker, now: float) -> list[WorkersPage]:
     """All workers, in pages that fit a message of the stats socket."""
     views = [_worker(broker, state, now) for state in broker.workers()]
-    starts = range(0, max(len(views), 1), WORKERS_PER_PAGE)
-    parts = [(first, tuple(views[first : first + WORKERS_PER_PAGE])) for first in starts]
-    return [WorkersPage(first=first, total=len(views), workers=part) for first, part in parts]
+    found: list[WorkersPage] = []
+    first = 0
+    for part in pages(views, view_bytes, WORKERS_PAGE_BYTES):
+        found.append(WorkersPage(first=first, total=len(views), workers=tuple(part)))
+        first += len(part)
+    return found
+
+
+def view_bytes(view: WorkerView) -> int:
+    """At most so many bytes a worker takes in a page, whatever it says of itself."""
+    gpus = len(view.host.gpus) if view.host is not None else 0
+    return VIEW_BYTES + GPU_BYTES * gpus + CHAR_BYTES * (len(view.name) + len(view.contributor) + len(view.job))
+
+
+def _is_starved(state: PeerState) -> bool:
+    load = state.figures.load
+    return load is not None and load.state == "starved"
 
 
 def throughput(broker: Broker) -> Throughput:
@@ -124,4 +144,7 @@ def _worker(broker: Broker, state: PeerState, now: float) -> WorkerView:
         job=next((lease.row.job for lease in held if lease.captioned < lease.items), ""),
         captioned=sum(lease.captioned for lease in held),
         items=sum(lease.items for lease in held),
+        engine=state.figures.engine,
+        load=state.figures.load,
+        host=state.figures.host,
     )

@@ -17,6 +17,7 @@ from cfbus.bus.fields import MAX_HELD, MAX_RANGES, RESULT_SPLIT_BYTES
 from cfbus.bus.wire import WireError, decode_table
 from cfbus.core.effects import Abandon, Effect, Note, Send, Stop, UseSpec
 from cfbus.core.held import Held, Use
+from cfbus.core.measuring import Figures, Measured, Moment, RateMeter
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 from cfbus.core.ranges import RangeSet
 from cfbus.core.results import pack, split, weighed
@@ -26,8 +27,6 @@ HELLO_SECONDS = 3.0
 MOST_RETRY_SECONDS = 300.0
 ASK_SECONDS = 30.0
 LOW_WATER_SECONDS = 10.0
-RATE_WINDOW_SECONDS = 20.0
-RATES_KEPT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,6 @@ class Worker:
         self.rules = rules
         self.engine = engine
         self.draining = False
-        self.rate = 0.0
         self._held: dict[str, Held] = {}
         self._results = Retransmitter(rules.resend_seconds)
         self._window = m.MAX_FRAME_BYTES
@@ -61,9 +59,8 @@ class Worker:
         self._renew_seconds = 2.0
         self._asked_at: float | None = None
         self._waiting_for = ""
-        self._rates: list[float] = []
-        self._window_start: float | None = None
-        self._window_count = 0
+        self._rate = RateMeter()
+        self._figures = Figures(now)
 
     # ------------------------------------------------------------------ for the shell
 
@@ -96,6 +93,11 @@ class Worker:
                     for index in range(start, end)
                 ]
         return items
+
+    @property
+    def rate(self) -> float:
+        """Items per second, measured; 0 as long as it is not known."""
+        return self._rate.rate
 
     @property
     def in_flight(self) -> int:
@@ -196,7 +198,7 @@ class Worker:
             effects += self._lose(lease)
         if message.spec is not None and (self._use is None or not self._use.same(message.spec, message.generation)):
             self._use = Use(message.spec, message.generation)
-            self._rates.clear()
+            self._rate.forget()
             effects.append(UseSpec(message.spec, message.generation))
         return effects + self._results.send_all(now)
 
@@ -252,6 +254,7 @@ class Worker:
     def outcomes(self, outcomes: Iterable[Outcome], now: float) -> list[Effect]:
         """The engine finished these. Those that nobody waits for any more are dropped."""
         effects: list[Effect] = []
+        needed = 0
         for outcome in outcomes:
             held = self._held.get(outcome.lease)
             if held is None or outcome.index not in held.in_flight:
@@ -263,24 +266,13 @@ class Worker:
             held.finished.append((outcome, use))
             held.finished_bytes += size
             held.captioned += 1
-            self._window_count += 1
+            needed += 1
             full = len(held.finished) >= self.rules.result_items or held.finished_bytes >= RESULT_SPLIT_BYTES // 2
             if full or not (held.todo or held.in_flight):
                 effects += self._flush(held, now)
-        self._measure(now)
+        self._figures.count(needed)
+        self._rate.see(needed, now)
         return effects + self._ask(now)
-
-    def _measure(self, now: float) -> None:
-        """The rate is the slower of the last window's and the median of the last few."""
-        if self._window_start is None:
-            self._window_start = now
-            self._window_count = 0
-            return
-        seconds = now - self._window_start
-        if seconds >= RATE_WINDOW_SECONDS:
-            self._rates = [*self._rates[-RATES_KEPT + 1 :], self._window_count / seconds]
-            self.rate = min(self._rates[-1], sorted(self._rates)[len(self._rates) // 2])
-            self._window_start, self._window_count = now, 0
 
     def _flush(self, held: Held, now: float) -> list[Effect]:
         finished, total, held.finished, held.finished_bytes = held.finished, held.finished_bytes, [], 0
@@ -350,12 +342,26 @@ class Worker:
         self._renew_at = now + self._renew_seconds
         current = [held for held in self._held.values() if held.current][:256]
         if not current:
-            beat = m.Heartbeat(
-                rate=self.rate, in_flight=self.in_flight, held=len(self._held), unacked_bytes=self._results.bytes
-            )
-            return [Send(BROKER, beat)]
+            return self._beat(now)
         leases = tuple(m.HeldLease(lease=held.grant.lease, captioned=held.captioned) for held in current)
         return [Send(BROKER, m.Renew(leases=leases, unacked_bytes=self._results.bytes, rate=self.rate))]
+
+    def measured(self, measured: Measured, now: float) -> list[Effect]:
+        """The shell looked at its engine and GPUs."""
+        closed = self._results.bytes >= self._window
+        moment = Moment(
+            self.rules.concurrency, self.in_flight, self.unstarted, self._welcomed, self.draining, closed,
+            self._waiting_for,
+        )  # fmt: skip
+        return self._beat(now) if self._figures.see(moment, measured, now) and self._welcomed else []
+
+    def heartbeat(self) -> m.Heartbeat:
+        """What the broker is told of this worker beside its work."""
+        return self._figures.beat(self.rate, self.in_flight, len(self._held), self._results.bytes)
+
+    def _beat(self, now: float) -> list[Effect]:
+        self._figures.told(now)
+        return [Send(BROKER, self.heartbeat())]
 
     def next_deadline(self) -> float:
         """When ``tick`` has something to do."""

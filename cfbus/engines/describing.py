@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 from cfbus.bus.columns import FLAGS
+from cfbus.bus.figures import EngineFigures
 from cfbus.bus.messages import Spec
 from cfbus.core.outcome import Caption, EngineFacts, ImageFacts, Outcome, WorkItem
 from cfbus.core.prompts import SKIPPED
@@ -27,6 +28,7 @@ class PaletteEngine:
 
     def __init__(self, read: Read, pool: DecodePool, post: Post) -> None:
         self._post = post
+        self._describers = pool.processes
         self._spec: Spec | None = None
         self._feed: Feed[Described] = Feed(read, pool, self._described)
 
@@ -46,6 +48,12 @@ class PaletteEngine:
 
     def abandon(self, lease: str, indices: frozenset[int]) -> None:
         """See ``Engine.abandon``. Pictures are described too quickly for this to be worth anything."""
+
+    def figures(self) -> EngineFigures:
+        """See ``Engine.figures``. Decoding a picture and describing it are one here."""
+        reading, describing = self._feed.counts()
+        running = min(describing, self._describers)
+        return EngineFigures(reading=reading, running=running, waiting=describing - running, level=self._describers)
 
     def close(self) -> None:
         """See ``Engine.close``."""

@@ -57,6 +57,7 @@ class _Ticket(Generic[T]):
     began: float
     url: str = ""
     metadata: str = ""
+    decodes: bool = False
 
 
 class Feed(Generic[T]):
@@ -72,6 +73,7 @@ class Feed(Generic[T]):
         self._open: set[_Ticket[T]] = set()
         self._posting = 0
         self._held_bytes = 0
+        self._decoding = 0
         self._readers: list[threading.Thread] = []
         for _ in range(READERS):
             self._start_reader()
@@ -88,6 +90,11 @@ class Feed(Generic[T]):
                 raise RuntimeError("the feed is closed")
             self._open.add(ticket)
         self._todo.put(ticket)
+
+    def counts(self) -> tuple[int, int]:
+        """How many items are being read or wait for that, and how many are being decoded or wait for that."""
+        with self._state:
+            return max(len(self._open) - self._decoding, 0), self._decoding
 
     def close(self) -> None:
         """Fail what has not come out, end the threads; takes at most ``CLOSE_SECONDS``."""
@@ -142,6 +149,9 @@ class Feed(Generic[T]):
 
     def _decode(self, ticket: _Ticket[T], data: bytes, then: Callable[[Picture], T]) -> None:
         size = len(data)
+        with self._state:
+            ticket.decodes = ticket in self._open
+            self._decoding += ticket.decodes
         self._await_room(size)
         future: Future[T] | None = None
         try:
@@ -190,6 +200,7 @@ class Feed(Generic[T]):
             if ticket not in self._open:
                 return  # it came out when the feed was closed
             self._open.remove(ticket)
+            self._decoding -= ticket.decodes
             self._posting += 1
         try:
             took = (time.monotonic() - ticket.began) * 1000

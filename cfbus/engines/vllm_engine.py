@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cfbus import logs
+from cfbus.bus.figures import EngineFigures
 from cfbus.bus.messages import FailedItem, Spec
 from cfbus.config_vllm import Vllm
 from cfbus.core.outcome import Caption, EngineFacts, ImageFacts, Outcome, WorkItem
@@ -103,6 +104,12 @@ class VllmEngine:
                 job = self._jobs.pop((lease, index), None)
             if job is not None:
                 self._host.drop(job)
+
+    def figures(self) -> EngineFigures | None:
+        """See ``Engine.figures``."""
+        figures = self._host.figures()
+        reading, decoding = self._feed.counts()
+        return figures and figures.model_copy(update={"reading": reading, "decoding": decoding})
 
     def close(self) -> None:
         """See ``Engine.close``."""

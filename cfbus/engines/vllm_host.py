@@ -21,6 +21,7 @@ from concurrent.futures import Future
 
 from cfbus import logs
 from cfbus.bus.fields import Sampling
+from cfbus.bus.figures import EngineFigures
 from cfbus.bus.messages import FailedItem
 from cfbus.config_file import Value
 from cfbus.core.outcome import Caption
@@ -101,6 +102,13 @@ class Host:
         """Nobody needs this job any more."""
         job.dropped = True
         self._soon(self._drop, job)
+
+    def figures(self) -> EngineFigures | None:
+        """What the loaded model says of itself; None while it is being built anew."""
+        running = self._running
+        if running is None or self._reviving is not None:
+            return None
+        return running.figures(len(self._tasks))
 
     def close(self) -> None:
         """Drop everything and end the model; takes a few seconds at most."""

@@ -31,6 +31,7 @@ from PIL import Image  # noqa: E402
 from scripted_model import Answer, PlainTemplate, Text  # noqa: E402
 
 from cfbus.bus.fields import Sampling  # noqa: E402
+from cfbus.bus.figures import EngineFigures  # noqa: E402
 from cfbus.config_vllm import Vllm  # noqa: E402
 from cfbus.core.outcome import Outcome, WorkItem  # noqa: E402
 from cfbus.decoding import DecodePool  # noqa: E402
@@ -84,6 +85,10 @@ class SteadyModel:
 
     def check(self, sampling: Sampling) -> None:
         """Any will do."""
+
+    def figures(self, items: int) -> EngineFigures:
+        """All of them are in it."""
+        return EngineFigures(running=items)
 
     def close(self) -> None:
         if self._task is not None:

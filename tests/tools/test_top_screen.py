@@ -40,7 +40,7 @@ STORED = {
     "120x36": (LIVE, 120, 36),
     "200x50": (LIVE, 200, 50),
     "help-80x24": (replace(LIVE, view=View(help=True)), 80, 24),
-    "worker-80x24": (replace(LIVE, view=View(detail=True, sort="name")), 80, 24),
+    "worker-80x24": (replace(LIVE, view=View(detail=True, filter="rig-a")), 80, 24),
     "contributors-80x24": (replace(LIVE, view=View(panel="contributors")), 80, 24),
     "activity-filtered-80x24": (replace(LIVE, view=View(panel="activity", filter="ada", typing=True)), 80, 24),
     "small-20x6": (LIVE, 20, 6),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import engine_vllm
@@ -13,6 +14,7 @@ from PIL import Image
 from vllm_album import Album, Captioned, Open
 
 from cfbus.bus.columns import FLAGS, NO_SEED
+from cfbus.bus.figures import EngineFigures
 from cfbus.config import Config
 from cfbus.core.outcome import Outcome
 from cfbus.engines.vllm_host import Host
@@ -123,6 +125,32 @@ def test_what_a_missing_column_does(captioned: Captioned, policy: str, reason: s
         return
     assert outcome.captions[0].finish_reason == reason
     assert outcome.captions[1].text
+
+
+def test_figures_show_what_runs_and_that_caches_help(opened: Open) -> None:
+    album = Album(24)
+    outcomes = Outcomes()
+    long = "Write one short caption of this photo. " * 20  # only whole blocks of tokens are kept
+    engine = opened(settings(system=long), album, outcomes)
+    engine.submit(album.items(tuple(TWO_SLOTS)))
+    seen: list[EngineFigures] = []
+    while len(outcomes.all) < album.count:
+        figures = engine.figures()
+        assert figures is not None
+        seen.append(figures)
+        time.sleep(0.01)
+    assert 0 < max(each.running for each in seen) <= 8
+    assert max(each.waiting for each in seen) > 0
+    usages = [each.kv_usage for each in seen if each.kv_usage is not None]
+    assert 0 < max(usages) <= 1
+    after = engine.figures()
+    assert after is not None
+    assert (after.running, after.waiting, after.level) == (0, 0, 8)
+    assert after.prefix_hits is not None
+    assert 0.2 < after.prefix_hits < 1  # the second prompt of each picture has its system text and image in common
+    assert after.image_hits is not None
+    assert 0.2 < after.image_hits < 1
+    assert after.tokens_per_second is None or after.tokens_per_second > 0
 
 
 def test_a_system_text_comes_first_and_counts(captioned: Captioned) -> None:
