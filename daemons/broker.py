@@ -5,8 +5,6 @@ Joins the broker's core to its sockets, ledger and registry. One thread over a p
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 from collections import Counter
@@ -96,7 +94,7 @@ class BrokerDaemon:
         connections.self_test(self.endpoint, self._pair.public)
         self._contributors()
         self._loop.handle_signals()
-        self._reload_on_hangup()
+        self._loop.on_hangup(self._read_keys_now)
         if self._family.parent_fd is not None:
             self._loop.follow_parent(self._family.parent_fd)
         line = keys.public_line(self._pair.public, "broker")
@@ -107,17 +105,8 @@ class BrokerDaemon:
         finally:
             self._close()
 
-    def _reload_on_hangup(self) -> None:
-        """SIGHUP reads the registry now; when it is the terminal that was closed, the broker ends with it."""
-        had_terminal = _has_terminal()
-
-        def asked(_signal: int, _frame: object) -> None:
-            if had_terminal and not _has_terminal():
-                self._loop.stop_requests += 1
-            self._keys_at = 0.0
-            self._loop.wake()
-
-        signal.signal(signal.SIGHUP, asked)
+    def _read_keys_now(self) -> None:
+        self._keys_at = 0.0
 
     def _close(self) -> None:
         self._peers.close()
@@ -253,15 +242,6 @@ class BrokerDaemon:
             self._workers_at = at + (WORKERS_SECONDS if len(pages) > MANY_PAGES else STATS_SECONDS)
             for page in pages:
                 sockets.send(self._stats, None, [b"workers", page.model_dump_json().encode()])
-
-
-def _has_terminal() -> bool:
-    """Whether a terminal controls this process."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -11,6 +11,7 @@ import queue
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -19,12 +20,15 @@ import zmq
 from cfbus import logs, runtime
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
+from cfbus.config import Config, Loaded
 from cfbus.core.effects import Abandon, Effect, Note, Send, Spool, Stop, Unspool, UseSpec
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 from cfbus.core.worker import Worker, WorkerRules
 from cfbus.daemons.flags import Start, common_flags, override, start
-from cfbus.engines.base import Loaded
-from cfbus.engines.opening import open_engine
+from cfbus.daemons.reloading import Reloading
+from cfbus.daemons.seat import Blueprint, Opened, Seat
+from cfbus.engines.base import Loaded as LoadedItem
+from cfbus.engines.opening import check_engine, open_engine
 from cfbus.errors import EXIT_DONE, CfbusError, ConfigError
 from cfbus.sources.base import Item
 from cfbus.sources.columns import kept, url_of
@@ -56,6 +60,8 @@ class GpuDaemon:
     def __init__(self, begin: Start) -> None:
         settings = begin.config
         worker = settings.worker
+        self._then = _program(worker.when_finished)
+        self._stays = worker.when_finished == "stay"
         self._log = logs.get_logger()
         self._family = begin.family
         self._captions = settings.captions
@@ -70,28 +76,33 @@ class GpuDaemon:
         self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._awake = False
         self._problem: CfbusError | None = None
-        self._engine, self._pool = open_engine(settings, self._read, self._post, begin.origins, self._give_up)
+        self._seat = Seat(self._open, Blueprint(settings, begin.origins), self._loop.wake)
+        self._reloading = Reloading(begin.load, settings, self._seat, self._check, self._take)
+        self._used: UseSpec | None = None
+        self._refused = False
         self._captioned = 0  # whether anybody needed it or not
         name = f"{worker.name}-{worker.gpu_id}"
-        self._rules = WorkerRules(runtime.new_id(), name[:64], worker.concurrency)
-        self._core = Worker(self._rules, self._facts(), runtime.now())
+        rules = WorkerRules(runtime.new_id(), name[:64], worker.concurrency)
+        self._core = Worker(rules, self._facts(), runtime.now())
         self._core.restore(self._spool.results(), runtime.now())
         self._context: sockets.Context = zmq.Context()
         self._link = runtime.Link(
             self._loop, self._context, pair, public, worker.server, self._connected, self._received
         )
-        self._then = _program(worker.when_finished)
-        self._stays = worker.when_finished == "stay"
         self._drain_until: float | None = None
         self._drains = 0
 
-    def _facts(self) -> EngineFacts:
-        return self._engine.facts
+    def _open(self, blueprint: Blueprint) -> Opened:
+        return open_engine(blueprint.settings, self._read, self._post, blueprint.origins, self._give_up)
 
-    def _read(self, item: WorkItem) -> Loaded:
+    def _facts(self) -> EngineFacts:
+        assert self._seat.engine is not None
+        return self._seat.engine.facts
+
+    def _read(self, item: WorkItem) -> LoadedItem:
         content = self._source.read(item.shard, Item(item.index, item.key, item.locator))
         columns = content.columns
-        return Loaded(content.data, columns, url_of(columns), kept(columns, self._keep))
+        return LoadedItem(content.data, columns, url_of(columns), kept(columns, self._keep))
 
     def _post(self, outcome: Outcome) -> None:
         """From any thread."""
@@ -113,10 +124,11 @@ class GpuDaemon:
     def serve(self) -> int:
         """Until asked to stop."""
         self._loop.handle_signals()
+        self._loop.on_hangup(self._reloading.ask)
         if self._family.parent_fd is not None:
             self._loop.follow_parent(self._family.parent_fd)
-        self._log.info("worker.serves", name=self._rules.name, engine=self._facts().engine)
-        self._family.ready({"instance": self._rules.instance})
+        self._log.info("worker.serves", name=self._core.rules.name, engine=self._facts().engine)
+        self._family.ready({"instance": self._core.rules.instance})
         try:
             code = self._loop.run(self._turn)
         finally:
@@ -128,9 +140,7 @@ class GpuDaemon:
         return code
 
     def _close(self) -> None:
-        self._engine.close()
-        if self._pool is not None:
-            self._pool.close()
+        self._seat.close()
         self._source.close()
         self._link.close()
         self._context.term()
@@ -148,11 +158,12 @@ class GpuDaemon:
             self._drain(at)
         elif not self._stays and self._core.all_done:
             self._leave()
+        self._change(at)
         self._feed()
         look = self._link.tick(at)
         if self._drain_until is not None and (self._may_leave() or at >= self._drain_until):
             self._leave()
-        times = [look, max(self._core.next_deadline(), at + 0.005)]
+        times = [look, max(self._core.next_deadline(), at + 0.005), self._reloading.next_deadline()]
         return min([*times, *([self._drain_until] if self._drain_until is not None else [])])
 
     def _take_outcomes(self, at: float) -> None:
@@ -164,12 +175,29 @@ class GpuDaemon:
         if outcomes:
             self._carry_out(self._core.outcomes(outcomes, at))
 
+    def _change(self, at: float) -> None:
+        """What a SIGHUP has set off."""
+        try:
+            effects, replaced = self._reloading.turn(self._core, at)
+        except CfbusError as error:
+            raise self._ended_by(error) from None
+        self._carry_out(effects)
+        if replaced is not None:
+            self._carry_out(self._core.captioned_by(self._facts(), at))
+            if self._used is not None:
+                self._use(self._used)
+        if self._core.on_hold and not self._reloading.holds and not self._refused:
+            self._carry_out(self._core.go_on(at))
+
     def _feed(self) -> None:
-        room = self._rules.concurrency - self._core.in_flight
-        if room > 0 and not self._core.draining and self._core.unacked_bytes < self._most_unacked:
+        engine = self._seat.engine
+        room = self._core.rules.concurrency - self._core.in_flight
+        if engine is None or self._core.draining or self._core.unacked_bytes >= self._most_unacked:
+            return
+        if room > 0:
             items = self._core.next_items(room)
             if items:
-                self._engine.submit(items)
+                engine.submit(items)
 
     def _drain(self, at: float) -> None:
         """Asked once: finish what is in flight. Asked again: hand everything back now."""
@@ -205,10 +233,9 @@ class GpuDaemon:
                 case Unspool(instance, number, refused):
                     self._spool.drop(instance, number, refused)
                 case Abandon(lease, pairs):
-                    indices = frozenset(index for begin, end in pairs for index in range(begin, end))
-                    self._engine.abandon(lease, indices)
-                case UseSpec(spec, generation):
-                    self._use(spec, generation)
+                    self._abandon(lease, pairs)
+                case UseSpec():
+                    self._use(effect)
                 case Note(event, facts):
                     self._log.info(event, **dict(facts))
                 case Stop(sentence, hint, exit_code):
@@ -218,18 +245,51 @@ class GpuDaemon:
                 case _:
                     pass
 
-    def _use(self, spec: m.Spec, generation: int) -> None:
+    def _abandon(self, lease: str, pairs: m.Ranges) -> None:
+        if self._seat.engine is not None:
+            self._seat.engine.abandon(lease, frozenset(index for begin, end in pairs for index in range(begin, end)))
+
+    # ------------------------------------------------------------------ what is captioned by
+
+    def _use(self, wanted: UseSpec) -> None:
+        """Caption by this from the next item on. A worker that cannot ends; one that could with what was before waits
+        for a spec or a configuration with which it can."""
+        before, self._used = self._used, wanted
+        engine = self._seat.engine
+        if engine is None:
+            return  # it will be used when the engine is there
+        try:
+            self._check_engine(wanted.spec)
+            engine.use(wanted.spec)
+        except ConfigError as error:
+            if before is None or not self._stays:
+                raise self._ended_by(error) from None
+            self._refused = True
+            says = "it waits: change the broker's configuration, or this worker's and send it SIGHUP"
+            self._log.error("spec.refused", why=error.message, hint=error.hint, says=says)
+            self._carry_out(self._core.hold(runtime.now(), give_back=True))
+            return
+        self._refused = False
+        spec = wanted.spec
+        self._log.info("spec.used", spec=spec.hash, generation=wanted.generation, slots=len(spec.slots))
+
+    def _check_engine(self, spec: m.Spec) -> None:
         if spec.engine != self._captions.engine:
-            wrong = ConfigError(
+            raise ConfigError(
                 f"The broker wants captions by {spec.engine!r}; this worker has {self._captions.engine!r}.",
                 f"Start it with --set captions.engine={spec.engine} if that is what you want to lend.",
             )
-            raise self._ended_by(wrong)
-        try:
-            self._engine.use(spec)
-        except ConfigError as error:
-            raise self._ended_by(error) from None
-        self._log.info("spec.used", spec=spec.hash, generation=generation, slots=len(spec.slots))
+
+    def _check(self, loaded: Loaded) -> None:
+        """Of a configuration that was read again; raises ConfigError."""
+        _program(loaded.config.worker.when_finished)
+        check_engine(loaded.config, loaded.origins)
+
+    def _take(self, settings: Config) -> None:
+        """What holds at once of a configuration that was read again."""
+        self._then = _program(settings.worker.when_finished)
+        self._stays = settings.worker.when_finished == "stay"
+        self._core.rules = replace(self._core.rules, concurrency=settings.worker.concurrency)
 
 
 def _program(when_finished: str) -> list[str]:

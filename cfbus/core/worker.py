@@ -21,13 +21,12 @@ from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 from cfbus.core.ranges import RangeSet
 from cfbus.core.results import pack, split, weighed
 from cfbus.core.retransmit import BROKER, Retransmitter
+from cfbus.core.speed import Speed
 
 HELLO_SECONDS = 3.0
 MOST_RETRY_SECONDS = 300.0
 ASK_SECONDS = 30.0
 LOW_WATER_SECONDS = 10.0
-RATE_WINDOW_SECONDS = 20.0
-RATES_KEPT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class Worker:
         self.rules = rules
         self.engine = engine
         self.draining = False
-        self.rate = 0.0
+        self.on_hold = False
         self._held: dict[str, Held] = {}
         self._results = Retransmitter(rules.resend_seconds)
         self._window = m.MAX_FRAME_BYTES
@@ -61,9 +60,7 @@ class Worker:
         self._renew_seconds = 2.0
         self._asked_at: float | None = None
         self._waiting_for = ""
-        self._rates: list[float] = []
-        self._window_start: float | None = None
-        self._window_count = 0
+        self._speed = Speed()
 
     # ------------------------------------------------------------------ for the shell
 
@@ -77,25 +74,19 @@ class Worker:
         items: list[WorkItem] = []
         if self._results.bytes >= self._window or self._use is None:
             return items
-        for lease, held in self._held.items():
+        for held in self._held.values():
             while held.todo and len(items) < count:
                 start, end = held.todo.first() or (0, 0)
                 end = min(end, start + count - len(items))
                 held.todo.remove(start, end)
                 held.in_flight.update(dict.fromkeys(range(start, end), self._use))
-                grant = held.grant
-                items += [
-                    WorkItem(
-                        lease,
-                        grant.shard_name,
-                        index,
-                        held.keys[index - grant.start],
-                        held.locators[index - grant.start],
-                        grant.slots,
-                    )
-                    for index in range(start, end)
-                ]
+                items += held.items(start, end)
         return items
+
+    @property
+    def rate(self) -> float:
+        """Items per second, 0 until it is known."""
+        return self._speed.rate
 
     @property
     def in_flight(self) -> int:
@@ -116,6 +107,11 @@ class Worker:
     def unacked_bytes(self) -> int:
         """Bytes of those."""
         return self._results.bytes
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything that was leased is to be captioned yet."""
+        return any(held.todo or held.in_flight for held in self._held.values())
 
     @property
     def drained(self) -> bool:
@@ -196,7 +192,7 @@ class Worker:
             effects += self._lose(lease)
         if message.spec is not None and (self._use is None or not self._use.same(message.spec, message.generation)):
             self._use = Use(message.spec, message.generation)
-            self._rates.clear()
+            self._speed.forget()
             effects.append(UseSpec(message.spec, message.generation))
         return effects + self._results.send_all(now)
 
@@ -210,7 +206,7 @@ class Worker:
             listing = decode_table("listing", payload)
         except WireError as error:
             return [Send(BROKER, m.Release(lease=message.lease)), Note("grant.bad", (("why", str(error)),))]
-        if listing.rows < message.end - message.start or self.draining:
+        if listing.rows < message.end - message.start or self.draining or self.on_hold:
             return [Send(BROKER, m.Release(lease=message.lease))]
         todo = RangeSet([(message.start, message.end)])
         todo.subtract(message.done)
@@ -263,24 +259,12 @@ class Worker:
             held.finished.append((outcome, use))
             held.finished_bytes += size
             held.captioned += 1
-            self._window_count += 1
+            self._speed.count += 1
             full = len(held.finished) >= self.rules.result_items or held.finished_bytes >= RESULT_SPLIT_BYTES // 2
             if full or not (held.todo or held.in_flight):
                 effects += self._flush(held, now)
-        self._measure(now)
+        self._speed.measure(now)
         return effects + self._ask(now)
-
-    def _measure(self, now: float) -> None:
-        """The rate is the slower of the last window's and the median of the last few."""
-        if self._window_start is None:
-            self._window_start = now
-            self._window_count = 0
-            return
-        seconds = now - self._window_start
-        if seconds >= RATE_WINDOW_SECONDS:
-            self._rates = [*self._rates[-RATES_KEPT + 1 :], self._window_count / seconds]
-            self.rate = min(self._rates[-1], sorted(self._rates)[len(self._rates) // 2])
-            self._window_start, self._window_count = now, 0
 
     def _flush(self, held: Held, now: float) -> list[Effect]:
         finished, total, held.finished, held.finished_bytes = held.finished, held.finished_bytes, [], 0
@@ -322,7 +306,9 @@ class Worker:
 
     def _ask(self, now: float) -> list[Effect]:
         """Ask for a lease early enough that the engine never waits for one."""
-        if not self._welcomed or self.draining or self._use is None or self._results.bytes >= self._window:
+        if not self._welcomed or self.draining or self.on_hold or self._use is None:
+            return []
+        if self._results.bytes >= self._window:
             return []
         if self._asked_at is not None and now - self._asked_at < ASK_SECONDS:
             return []
@@ -363,18 +349,38 @@ class Worker:
         times += [held.since + self.rules.result_seconds for held in self._held.values() if held.finished]
         return min([*times, *self._results.deadlines(sending=self._welcomed)])
 
-    # ------------------------------------------------------------------ leaving
+    # ------------------------------------------------------------------ changing and leaving
+
+    def hold(self, now: float, *, give_back: bool = False) -> list[Effect]:
+        """Take no leases until ``go_on``; ``give_back``: hand back what is not begun, too."""
+        self.on_hold = True
+        return self._hand_back(now, at_once=False) if give_back else []
+
+    def go_on(self, now: float) -> list[Effect]:
+        """Take leases again."""
+        if not self.on_hold:
+            return []
+        self.on_hold = False
+        self._asked_at = None
+        return self._ask(now)
+
+    def captioned_by(self, engine: EngineFacts, now: float) -> list[Effect]:
+        """Another engine has taken the place of the one that was; what that one wrote says so."""
+        effects = [effect for held in self._held.values() for effect in self._flush(held, now)]
+        self.engine = engine
+        self._speed.forget()
+        return effects
 
     def drain(self, now: float, *, at_once: bool = False) -> list[Effect]:
         """Take nothing new; hand back what is not begun (``at_once``: also what is in flight)."""
         effects: list[Effect] = [] if self.draining else [Send(BROKER, m.Drain())]
         self.draining = True
+        return effects + self._hand_back(now, at_once=at_once)
+
+    def _hand_back(self, now: float, *, at_once: bool) -> list[Effect]:
+        effects: list[Effect] = []
         for held in list(self._held.values()):
-            back = held.todo.copy()
-            if at_once:
-                back.update((index, index + 1) for index in held.in_flight)
-                held.in_flight.clear()
-            held.todo = RangeSet()
+            back = held.taken_back(at_once=at_once)
             if back and held.current:
                 effects.append(Send(BROKER, m.Release(lease=held.grant.lease, ranges=back.pairs()[:MAX_RANGES])))
             if not held.in_flight:

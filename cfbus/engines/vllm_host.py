@@ -37,7 +37,8 @@ MAX_DEATHS = 16
 STALL_SECONDS = 600.0
 """An engine that has work and writes nothing for this long is taken for dead."""
 LOOK_SECONDS = 5.0
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 15.0
+"""vLLM gives its processes some seconds to end, then kills them; before that the GPU's memory is not free."""
 _MAX_DETAIL = 500
 
 Load = Callable[[Mapping[str, Value]], Running]
