@@ -42,7 +42,7 @@ def is_deadly(pixels: Any, grids: Any) -> bool:
         patches = pixels[start : start + count].float().reshape(count, 3, -1)
         start += count
         red, green, blue = patches.mean(-1).mean(0).tolist()
-        if patches.mean(-1).std(0).max() < 0.01 and min(red, blue) > 1 and green < -1:
+        if patches.mean(-1).std(0).max() < 0.01 and min(red, blue) - green > 1:  # normalised or not
             return True
     return False
 

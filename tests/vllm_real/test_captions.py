@@ -139,7 +139,7 @@ def test_short_requests_overtake_a_long_one(opened: Open) -> None:
     engine.submit([first._replace(slots=("long",)), *others])
     outcomes.wait_for(21, 240)
     assert outcomes.all[-1].index == 0
-    assert outcomes.all[-1].captions[0].output_tokens > 40
+    assert outcomes.all[-1].captions[0].output_tokens > 24
 
 
 def test_sampling_that_vllm_does_not_take_is_said_before_anything_is_captioned(opened: Open) -> None:
