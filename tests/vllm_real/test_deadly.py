@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from random import Random
 
 import engine_vllm
-import pyarrow.dataset as ds
 import pytest
-from coloured import BRIEF, SIZE, draw, png
+from coloured import BRIEF, SIZE, png
 from engine_rig import Outcomes, blame
 from PIL import Image
 from vllm_album import Album, Open
-from vllm_real.deadly import COLOUR, installed, watched
+from vllm_real.deadly import COLOUR, watched
 
 from cfbus.config import Config
 from cfbus.engines.vllm_host import Host
 
-IN_FLIGHT = 2  # each death costs as long as loading
-PICTURES = 12
 DEADLY = Image.new("RGB", (SIZE, SIZE), COLOUR)
 
 
@@ -80,31 +71,3 @@ def test_suspects_that_are_dropped_neither_come_back_nor_hold_up_the_others(mort
     outcomes.wait_for(5, 60)
     assert right(album, outcomes, {0, 2, 3, 4, 5})
     assert mortal.deaths - before <= 3
-
-
-def test_over_the_bus_it_alone_is_a_dead_letter(tmp_path: Path) -> None:
-    """`AsyncLLM`, whose engine's process is killed by the picture, as a GPU host would have it."""
-    dice, colours = Random(6), {}
-    folder, out = tmp_path / "in", tmp_path / "out"
-    folder.mkdir()
-    for number in range(PICTURES):
-        image, seen = draw(dice)
-        (DEADLY if number == 5 else image).save(folder / f"{number:02d}.png")
-        colours[f"{number:02d}.png"] = seen.colour
-    file = tmp_path / "my.yaml"
-    vllm = {**engine_vllm.ARGUMENTS, "sampling": engine_vllm.GREEDY}
-    captions = {"engine": "vllm", "slots": {"brief": BRIEF}}
-    limits = {"worker": {"concurrency": IN_FLIGHT}, "broker": {"max_attempts": 1}}
-    file.write_text(json.dumps({"vllm": vllm, "captions": captions, **limits}))
-    environment = {**os.environ, **engine_vllm.ENVIRONMENT, "PYTHONPATH": str(installed(tmp_path / "plugin"))}
-    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
-    command = [sys.executable, "-m", "cfbus.tools.main", "run", str(folder), "--out", str(out), "--config", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, check=False)
-    log = (out / "run" / "logs" / "gpu-0.log").read_text()
-    assert done.returncode == 3, done.stdout + done.stderr + log
-    (failure,) = ds.dataset(out / "failures").to_table().to_pylist()
-    assert (failure["item_key"], failure["reason"], failure["fault"]) == ("05.png", "engine-died", "item")
-    rows = ds.dataset(out / "captions").to_table(columns=["item_key", "caption"]).to_pylist()
-    assert sorted(row["item_key"] for row in rows) == sorted(colours.keys() - {"05.png"})
-    assert all(row["caption"].startswith(colours[row["item_key"]]) for row in rows)
-    assert 2 <= log.count(" vllm.died ") <= 2 * math.log2(IN_FLIGHT) + 2
