@@ -53,7 +53,7 @@ def engine_cores(of: int) -> list[int]:
 
 def found_and_built_anew(log: str) -> bool:
     """Whether the guilty one was found, and another engine is there after that."""
-    return " vllm.loaded " in log.partition("found=True")[2]
+    return " vllm.loaded " in log.partition("found=true")[2]
 
 
 def test_a_killed_engine_costs_no_caption_but_that_of_the_picture_that_kills_it(tmp_path: Path) -> None:
