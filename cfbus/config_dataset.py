@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Len
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from cfbus.config_types import AnyPath, Flag, Line, Whole
+from cfbus.config_types import Flag, Line, Place, Whole, is_url
 from cfbus.config_words import Section
 from cfbus.logs import display
 
@@ -28,7 +29,7 @@ def _several(given: object) -> object:
     return (given,) if isinstance(given, str | Path) else given
 
 
-def _not_too_many(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+def _not_too_many(paths: tuple[Path | str, ...]) -> tuple[Path | str, ...]:
     if len(paths) > MAX_PATHS:
         raise ValueError(
             f"a list of at most {MAX_PATHS} paths; tars can be named by a pattern in quotes: 'shards/*.tar'"
@@ -36,24 +37,45 @@ def _not_too_many(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     return paths
 
 
-def _is_tar(path: Path) -> bool:
-    return _TAR.search(path.name) is not None
+def _is_tar(path: Path | str) -> bool:
+    return _TAR.search(os.path.basename(path)) is not None  # noqa: PTH119 - may be an address
 
 
-Kind = Literal["folder", "webdataset", "scripted"]
+Kind = Literal["folder", "webdataset", "huggingface", "urls", "scripted"]
+_LISTS = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".csv.gz")
+ONLY_FOR: dict[str, tuple[Kind, ...]] = {
+    "image_column": ("webdataset", "huggingface"),
+    "url_column": ("huggingface", "urls"),
+    "key_column": ("huggingface", "urls"),
+    "hub_config": ("huggingface",),
+    "split": ("huggingface",),
+    "revision": ("huggingface",),
+    "items": ("scripted",),
+}
+"""Keys that only these sources read."""
 
 
 def _source(data: dict[str, Any]) -> Kind:
-    """Tars are known by their names; whatever else is named is taken for a folder of pictures."""
-    return "webdataset" if any(map(_is_tar, data.get("paths", ()))) else "folder"
+    """Known by names; whatever else is named is taken for a folder of pictures."""
+    paths: tuple[Path | str, ...] = data.get("paths", ())
+    if any(map(_is_tar, paths)):
+        return "webdataset"
+    if _any_ends(paths, (".parquet",)) or any(str(path).startswith("hf://") for path in paths):
+        return "huggingface"
+    return "urls" if _any_ends(paths, _LISTS) else "folder"
+
+
+def _any_ends(paths: Iterable[Path | str], suffixes: tuple[str, ...]) -> bool:
+    return any(str(path).lower().endswith(suffixes) for path in paths)
 
 
 def _dataset_name(data: dict[str, Any]) -> str:
     """The base name of the first folder; what cannot be shown in one line is shown as its escapes."""
-    paths: tuple[Path, ...] = data.get("paths", ())
+    paths: tuple[Path | str, ...] = data.get("paths", ())
     if not paths:
         return display(data.get("source", ""), 100) or "root"
-    first = Path(os.path.normpath(paths[0]))
+    # Of an address, what stands behind the scheme is good enough for a name.
+    first = Path(os.path.normpath(str(paths[0]).partition("://")[2] if is_url(paths[0]) else paths[0]))
     if data.get("source") == "webdataset":
         while first != first.parent and (_is_tar(first) or _PATTERN & set(str(first))):
             first = first.parent
@@ -61,21 +83,50 @@ def _dataset_name(data: dict[str, Any]) -> str:
 
 
 class Dataset(Section):
-    paths: Annotated[tuple[AnyPath, ...], BeforeValidator(_several), AfterValidator(_not_too_many)] = Field(
+    paths: Annotated[tuple[Place, ...], BeforeValidator(_several), AfterValidator(_not_too_many)] = Field(
         default=(),
         description="What to caption: folders of pictures, with all folders in them; or tars, as patterns like"
-        " shards/*.tar and shard-{0000..0099}.tar, or folders that hold tars.",
+        " shards/*.tar and shard-{0000..0099}.tar, or folders that hold tars; tars behind https:// and s3://; a dataset"
+        " of the Hugging Face hub (hf://NAME/SET) or its parquet files; lists of addresses (.csv, .jsonl, .parquet).",
     )
     source: Kind = Field(
         default_factory=_source,
-        description="What 'paths' are: 'folder' for pictures in folders, 'webdataset' for tars of samples; by default"
-        " known by their names. 'scripted' is for tests and benchmarks.",
+        description="What 'paths' are: 'folder' for pictures in folders, 'webdataset' for tars of samples,"
+        " 'huggingface' for datasets of the hub and parquet files with images, 'urls' for lists of addresses; by"
+        " default known by their names. 'scripted' is for tests and benchmarks.",
     )
     image_column: Line = Field(
         default="",
         max_length=200,
         description="Which member of a tar's sample is the image, by its suffix: 'jpg', or 'input.png;input.jpg'; by"
-        " default the first that is called like a picture.",
+        " default the first that is called like a picture. Or which column of a table holds the images.",
+    )
+    url_column: Line = Field(
+        default="",
+        max_length=200,
+        description="Which column of a table holds the images' addresses; by default the one called url, image_url or"
+        " the like.",
+    )
+    key_column: Line = Field(
+        default="", max_length=200, description="Which column of a table is an item's key; by default its row counts."
+    )
+    hub_config: Line = Field(
+        default="", max_length=200, description="Which configuration (subset) of a dataset of the hub."
+    )
+    split: Line = Field(
+        default="",
+        max_length=200,
+        description="Which split, such as train; by default all, each in its own shards.",
+    )
+    revision: Line = Field(
+        default="",
+        max_length=200,
+        description="Branch, tag or commit of a dataset of the hub; what it names at the start is kept to.",
+    )
+    delivery: Literal["auto", "direct", "feeder"] = Field(
+        default="auto",
+        description="How workers get the images: 'direct' from the source, through a 'feeder', or 'auto': a feeder for"
+        " those that cannot reach the source.",
     )
     keep_columns: Annotated[tuple[Line, ...], BeforeValidator(_several), Len(0, 100)] = Field(
         default=(),
@@ -102,8 +153,13 @@ class Dataset(Section):
     def _fits_its_source(self) -> Dataset:
         if self.source == "scripted" and not self.items:
             raise ValueError("the scripted source needs dataset.items, a whole number from 1")
-        if self.source != "scripted" and self.items:
-            raise ValueError("dataset.items is only for dataset.source: scripted")
-        if self.source != "webdataset" and self.image_column:
-            raise ValueError("dataset.image_column is only for dataset.source: webdataset")
+        addresses = [str(path) for path in self.paths if is_url(path)]
+        if self.source == "folder" and addresses:
+            raise ValueError(
+                f"dataset.paths: {display(addresses[0], 200)} is no folder; name its kind, dataset.source:"
+                " webdataset, huggingface or urls"
+            )
+        for key, sources in ONLY_FOR.items():
+            if getattr(self, key) and self.source not in sources:
+                raise ValueError(f"dataset.{key} is only for dataset.source: {' or '.join(sources)}")
         return self

@@ -17,6 +17,7 @@ from cfbus.config_file import absolute
 from cfbus.logs import display
 
 _SLOT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s]+", re.IGNORECASE)
 _ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
 
 
@@ -24,6 +25,17 @@ def _path(given: object, info: ValidationInfo) -> object:
     if not isinstance(given, str | Path):
         return given
     return absolute(given, (info.context or {}).get("folder") or Path.cwd())
+
+
+def is_url(given: object) -> bool:
+    """Whether this names something by a scheme and not by a path."""
+    return isinstance(given, str) and _URL.fullmatch(given) is not None
+
+
+def _place(given: object, info: ValidationInfo) -> object:
+    if not isinstance(given, str | Path):
+        raise ValueError("a path or an address")
+    return given if is_url(given) else _path(given, info)
 
 
 def folder_problem(path: Path) -> str:
@@ -71,6 +83,7 @@ Whole = Annotated[int, Strict()]
 Number = Annotated[float, Strict()]
 Flag = Annotated[bool, Strict()]
 AnyPath = Annotated[Path, BeforeValidator(_path)]
+Place = Annotated[Path | str, BeforeValidator(_place)]
 Folder = Annotated[Path, BeforeValidator(_path), AfterValidator(_folder)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]

@@ -311,7 +311,7 @@ def test_hostile_keys_and_values_are_made_harmless() -> None:
         (["captions.scripted.failures=true"], "true is not a number from 0 to 1"),
         ([f"broker.port={'9' * 5000}"], "is not a whole number"),
         (["dataset.follow_links=1"], "1 is not true or false"),
-        (["dataset.paths=[a, {b: c}]"], "dataset.paths.1: a section of 1 keys is not a path"),
+        (["dataset.paths=[a, {b: c}]"], "dataset.paths.1: a section of 1 keys is not a path or an address"),
         (["storage.data_dir="], '"" is not a path'),
         (["storage.data_dir=~nobody-here/x"], "is not a path in the home folder of somebody known here"),
         (["worker.name=a\nb"], "is not one line of printable text"),

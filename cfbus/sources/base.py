@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Literal, Protocol, TypeAlias
 
 LEFT_OUT_KEPT = 1000
+DISK_READERS = 4
 
 Fault: TypeAlias = Literal["item", "worker", "network"]
 
@@ -140,6 +141,13 @@ class Source(Protocol):
 
     def read(self, shard: str, item: Item) -> Content:
         """The item's image and columns. Raises ReadError and nothing else; safe to call from several threads."""
+
+    def out_of_reach(self) -> str:
+        """Why this host cannot read the source, as a sentence; empty when it can. Looks, and lists nothing."""
+
+    @property
+    def readers(self) -> int:
+        """How many calls of `read` at once make sense: few for a disk, many where an answer is waited for."""
 
     def close(self) -> None:
         """Let go of open files."""

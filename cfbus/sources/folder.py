@@ -41,6 +41,7 @@ from typing import Final, TypeAlias
 
 from cfbus.errors import SourceError
 from cfbus.sources.base import (
+    DISK_READERS,
     Content,
     Fault,
     Item,
@@ -95,7 +96,12 @@ class FolderSource:
         self._max_locator_bytes = max_locator_bytes
         self._max_file_bytes = max_file_bytes
         self.left_out = LeftOut()
+        self.readers = DISK_READERS
         self._others: Counter[str] = Counter()
+
+    def out_of_reach(self) -> str:
+        """See `Source.out_of_reach`: whoever made this has seen all roots."""
+        return ""
 
     def labels(self) -> dict[str, str]:
         """Which root, as text for people, each label stands for."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cfbus.config_dataset import Dataset
 from cfbus.sources.base import Source
 from cfbus.sources.folder import FolderSource
@@ -13,6 +15,7 @@ def open_source(dataset: Dataset) -> Source:
     """The dataset's source. Raises ``SourceError`` when it cannot be opened at all."""
     if dataset.source == "scripted":
         return ScriptedSource(dataset.items, dataset.shard_items)
+    local = tuple(path for path in dataset.paths if isinstance(path, Path))
     if dataset.source == "webdataset":
-        return TarSource(dataset.paths, image=dataset.image_column, follow_links=dataset.follow_links)
-    return FolderSource(dataset.paths, follow_links=dataset.follow_links, shard_items=dataset.shard_items)
+        return TarSource(local, image=dataset.image_column, follow_links=dataset.follow_links)
+    return FolderSource(local, follow_links=dataset.follow_links, shard_items=dataset.shard_items)

@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from cfbus.sources.base import Content, Item, Known, LeftOut, ListedShard, ReadError, ReadReason, label_of, shard_name
+from cfbus.sources.base import (
+    DISK_READERS,
+    Content,
+    Item,
+    Known,
+    LeftOut,
+    ListedShard,
+    ReadError,
+    ReadReason,
+    label_of,
+    shard_name,
+)
 
 LABEL = "scripted"
 
@@ -20,6 +31,7 @@ class ScriptedSource:
         self._items = items
         self._shard_items = shard_items
         self.left_out = LeftOut()
+        self.readers = DISK_READERS
 
     def shards(self, known: Known) -> Iterator[ListedShard]:
         number = known.next_number(LABEL)
@@ -33,6 +45,10 @@ class ScriptedSource:
         if label_of(shard) != LABEL:
             raise ReadError(ReadReason.SOURCE_MISSING, f"No source here has the shard {shard}.", "worker")
         return Content(b"")
+
+    def out_of_reach(self) -> str:
+        """See `Source.out_of_reach`."""
+        return ""
 
     def close(self) -> None:
         """See `Source.close`: nothing is open."""

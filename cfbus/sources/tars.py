@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from cfbus.errors import SourceError
-from cfbus.sources.base import Content, Item, Known, LeftOut, ListedShard, ReadError, ReadReason, shown
+from cfbus.sources.base import DISK_READERS, Content, Item, Known, LeftOut, ListedShard, ReadError, ReadReason, shown
 from cfbus.sources.columns import MAX_COLUMN_BYTES, ColumnError, columns_of
 from cfbus.sources.patterns import Patterns
 from cfbus.sources.tar_files import TarFiles
@@ -58,6 +58,12 @@ class TarSource:
         self._paths: dict[str, Path] = {}
         self._looked = -LOOK_AGAIN_SECONDS
         self.left_out = LeftOut()
+        self.readers = DISK_READERS
+
+    def out_of_reach(self) -> str:
+        """See `Source.out_of_reach`."""
+        here = any(os.access(found.path, os.R_OK) for found in self._patterns.files(LeftOut()))
+        return "" if here else f"{self._patterns.shown}: no tar is here."
 
     def close(self) -> None:
         """See `Source.close`."""

@@ -1,0 +1,87 @@
+"""Coming and going: HELLO, WELCOME, HEARTBEAT, DRAIN, BYE, and ERROR, which answers anything.
+
+Part of the protocol; `cfbus.bus.messages` has the rules for all messages.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from cfbus.bus.fields import Count, Endpoint, Id, Ids, Message, Part, Rate, Role, Seconds, Spec, Text, Word
+
+
+class StoreFacts(Part):
+    """What a writer says of its store."""
+
+    store_id: Id
+    dataset: Annotated[str, Field(min_length=1, max_length=256)]
+    position: Count
+
+
+class Hello(Message):
+    """A peer introduces itself; the first message on every connection, and again after ERROR `hello-first`.
+
+    A worker names the leases that it still holds, so that a broker that restarted can take them up.
+    A writer says which store it has and how far it is. A worker says whether it can read the dataset's source itself
+    (`reads`); a feeder, at which address workers reach it (`feeds_at`), and in `held` the leases that it serves.
+    """
+
+    TAG: ClassVar[str] = "HELLO"
+    role: Annotated[Role, Field(strict=False)]
+    instance: Id
+    software: Word
+    name: Word
+    concurrency: Annotated[int, Field(ge=0, le=100_000)] = 0
+    held: Ids = ()
+    store: StoreFacts | None = None
+    reads: bool = True
+    feeds_at: Endpoint | None = None
+
+
+class Welcome(Message):
+    """The broker takes the peer in and says how this bus is run."""
+
+    TAG: ClassVar[str] = "WELCOME"
+    software: Word
+    store_id: Id | None
+    dataset: Annotated[str, Field(max_length=256)]
+    heartbeat_seconds: Seconds
+    lease_seconds: Seconds
+    window: Count
+    generation: Count
+    spec: Spec | None
+    lost: Ids = ()
+
+
+class Heartbeat(Message):
+    """I am here. Sent by peers that have nothing else to say; answered with the same."""
+
+    TAG: ClassVar[str] = "HEARTBEAT"
+    rate: Rate = 0.0
+    in_flight: Count = 0
+    held: Count = 0
+    unacked_bytes: Count = 0
+
+
+class Drain(Message):
+    """To a worker: finish what you hold and take nothing new. To the broker: I do that and will leave."""
+
+    TAG: ClassVar[str] = "DRAIN"
+
+
+class Bye(Message):
+    """The peer leaves; a worker's leases return at once."""
+
+    TAG: ClassVar[str] = "BYE"
+
+
+class Error(Message):
+    """Something was refused; never silence."""
+
+    TAG: ClassVar[str] = "ERROR"
+    code: Word
+    sentence: Text
+    retry_after: Seconds = 0.0
+    fatal: bool = False

@@ -1,0 +1,121 @@
+"""What broker and writer say to each other: what is durable, what there is, tasks.
+
+Part of the protocol; `cfbus.bus.messages` has the rules for all messages.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from cfbus.bus.fields import Count, End, Id, Index, Message, Part, PassNumber, Ranges, Reason, Slots, Text
+
+
+class Stored(Part):
+    """What became of one result. `ranges` are the items that are durable because of it or were before."""
+
+    instance: Id
+    number: Count
+    status: Literal["stored", "duplicate", "refused"]
+    pass_number: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    shard: Index = 0
+    ranges: Ranges = ()
+    new_items: Count = 0
+    reason: Reason = ""
+
+
+class Commit(Message):
+    """All results up to `position` are durable. `after` is the position of the COMMIT before it: a broker that
+    is not there has missed one and asks with SINCE. Repeated each second without entries."""
+
+    TAG: ClassVar[str] = "COMMIT"
+    after: Count
+    position: Count
+    results: Annotated[tuple[Stored, ...], Field(max_length=512)] = ()
+    room: Count
+    state: Literal["open", "full", "disk-full"] = "open"
+    shards: Count
+    passes: Count
+    captions: Count
+    dead_letters: Count
+
+
+class Since(Message):
+    """The broker wants the writer's whole state again, shards from number `shards` on."""
+
+    TAG: ClassVar[str] = "SINCE"
+    shards: Count
+
+
+class PassFacts(Part):
+    """A pass as the store knows it."""
+
+    number: PassNumber
+    slots: Slots
+
+
+class State(Message):
+    """A page of the writer's state, its payload a `shards` or `done` table. The pages of an answer to SINCE
+    (`snapshot`) count from 0 and the last has `last` set; only when all came in order is the broker caught up.
+    Also sent with new shards as they are listed."""
+
+    TAG: ClassVar[str] = "STATE"
+    PAYLOAD: ClassVar[bool] = True
+    table: Literal["shards", "done"]
+    first: Count
+    position: Count
+    passes: Annotated[tuple[PassFacts, ...], Field(max_length=64)] = ()
+    snapshot: bool
+    page: Count = 0
+    last: bool
+
+
+class IndexShard(Message):
+    """The broker needs the listing of items [start, end) of a shard."""
+
+    TAG: ClassVar[str] = "INDEX"
+    shard: Index
+    start: Index
+    end: End
+
+
+class Listed(Message):
+    """A page of a shard's listing from `start` on; the payload is a `listing` table."""
+
+    TAG: ClassVar[str] = "LISTED"
+    PAYLOAD: ClassVar[bool] = True
+    shard: Index
+    start: Index
+    rows: Count
+
+
+class Task(Message):
+    """The broker asks the writer for work that takes a while. Doing one twice is harmless.
+
+    `scan`: list what the source holds and is not listed yet. `open-pass`: make `slots` a new pass.
+    `seal`: seal all that is durable. `jobs`, `contributors`: replace that snapshot by the payload.
+    """
+
+    TAG: ClassVar[str] = "TASK"
+    PAYLOAD: ClassVar[bool] = True
+    task: Id
+    kind: Literal["scan", "open-pass", "seal", "jobs", "contributors"]
+    slots: Slots | tuple[()] = ()
+
+
+class Progress(Message):
+    """How far a task is."""
+
+    TAG: ClassVar[str] = "PROGRESS"
+    task: Id
+    count: Count
+
+
+class Done(Message):
+    """A task ended; `problem` is empty when it went well, else a sentence."""
+
+    TAG: ClassVar[str] = "DONE"
+    task: Id
+    problem: Text = ""
+    count: Count = 0
