@@ -48,7 +48,7 @@ def main() -> None:
         host.start()
         return VllmEngine(host, settings.vllm, "0", read, pool, post)
 
-    opening.open_vllm = open_steady
+    vars(opening)["open_vllm"] = open_steady
     threading.Thread(target=_tell, args=(figures, model), daemon=True).start()
     gpu.main()
 

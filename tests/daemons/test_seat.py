@@ -105,11 +105,11 @@ def test_there_is_none_while_one_is_replaced(opener: Opener) -> None:
     seat = Seat(opener, of("a"), woken)
     opener.go.clear()
     seat.replace(of("b"))
-    assert seat.engine is None
-    assert seat.replaced() is None
+    assert not seat.engine
+    assert not seat.replaced()
     opener.go.set()
     woken.result(seat)
-    assert seat.engine is not None
+    assert seat.engine
     seat.close()
 
 
