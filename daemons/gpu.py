@@ -271,6 +271,7 @@ class GpuDaemon:
             return
         self._refused = False
         spec = wanted.spec
+        self._tell_limits(spec)
         self._log.info("spec.used", spec=spec.hash, generation=wanted.generation, slots=len(spec.slots))
 
     def _check_engine(self, spec: m.Spec) -> None:
@@ -279,6 +280,14 @@ class GpuDaemon:
                 f"The broker wants captions by {spec.engine!r}; this worker has {self._captions.engine!r}.",
                 f"Start it with --set captions.engine={spec.engine} if that is what you want to lend.",
             )
+
+    def _tell_limits(self, spec: m.Spec) -> None:
+        own = self._seat.built.settings.captions
+        budgets, most = (spec.pixel_budget, own.pixel_budget), (spec.max_pixels, own.max_pixels)
+        for name, (wanted, here) in (("pixel_budget", budgets), ("max_pixels", most)):
+            if wanted != here:
+                says = "this worker's own counts"
+                self._log.warning("spec.own_limit", key=f"captions.{name}", wanted=wanted, own=here, says=says)
 
     def _check(self, loaded: Loaded) -> None:
         """Of a configuration that was read again; raises ConfigError."""

@@ -132,6 +132,14 @@ def test_a_worker_that_cannot_do_what_the_broker_now_wants_waits_until_it_can(nu
     end(writer, broker)
 
 
+def test_a_limit_of_the_workers_own_is_told(nursery: Nursery, tmp_path: Path) -> None:
+    bus = Terminals(nursery, tmp_path / "bus", *SLOW)
+    broker, gpu = bus.start("broker", "--set", "captions.pixel_budget=4096"), bus.start("gpu-0")
+    gpu.says("spec.own_limit key=captions.pixel_budget wanted=4096 own=1048576")
+    assert "captions.max_pixels" not in gpu.said
+    end(gpu, broker)
+
+
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_closed_terminal_ends_a_worker_and_a_signal_does_not(nursery: Nursery, tmp_path: Path, closed: bool) -> None:
     bus = Terminals(nursery, tmp_path / "bus", *SLOW)
