@@ -100,6 +100,18 @@ class Loop:
         for number in self._handled:
             signal.signal(number, asked)
 
+    def on_hangup(self, read_again: Callable[[], None]) -> None:
+        """SIGHUP: read again what may have changed; but when it is the terminal that was closed, stop with it."""
+        had_terminal = _has_terminal()
+
+        def asked(_signal: int, _frame: object) -> None:
+            if had_terminal and not _has_terminal():
+                self.stop_requests += 1
+            read_again()
+            self.wake()
+
+        signal.signal(signal.SIGHUP, asked)
+
     def follow_parent(self, fd: int) -> None:
         """Stop when the other end of this pipe closes: our parent is gone."""
 
@@ -323,6 +335,15 @@ class Family:
         if self.ready_fd is not None:
             with os.fdopen(self.ready_fd, "w") as pipe:
                 pipe.write(json.dumps(dict(facts)) + "\n")
+
+
+def _has_terminal() -> bool:
+    """Whether a terminal controls this process."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def last_frame(command: Callable[[], int]) -> int:

@@ -5,8 +5,6 @@ Joins the broker's core to its sockets, ledger and registry. One thread over a p
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 from collections import Counter
@@ -93,7 +91,7 @@ class BrokerDaemon:
         connections.self_test(self.endpoint, self._pair.public)
         self._contributors()
         self._loop.handle_signals()
-        self._reload_on_hangup()
+        self._loop.on_hangup(self._read_keys_now)
         if self._family.parent_fd is not None:
             self._loop.follow_parent(self._family.parent_fd)
         line = keys.public_line(self._pair.public, "broker")
@@ -109,17 +107,8 @@ class BrokerDaemon:
         doing = view.why or "leasing"
         return f"{doing}: {view.done:,} of {view.items:,} items done, {view.workers} workers, {view.rate:.1f} items/s"
 
-    def _reload_on_hangup(self) -> None:
-        """SIGHUP reads the registry now; when it is the terminal that was closed, the broker ends with it."""
-        had_terminal = _has_terminal()
-
-        def asked(_signal: int, _frame: object) -> None:
-            if had_terminal and not _has_terminal():
-                self._loop.stop_requests += 1
-            self._keys_at = 0.0
-            self._loop.wake()
-
-        signal.signal(signal.SIGHUP, asked)
+    def _read_keys_now(self) -> None:
+        self._keys_at = 0.0
 
     def _close(self) -> None:
         self._peers.close()
@@ -236,15 +225,6 @@ class BrokerDaemon:
 
     def _subscriptions(self) -> None:
         self._publisher.subscriptions(sockets.drain_client(self._stats, DRAIN_MESSAGES))
-
-
-def _has_terminal() -> bool:
-    """Whether a terminal controls this process."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

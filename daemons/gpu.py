@@ -11,6 +11,7 @@ import queue
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -19,14 +20,17 @@ import zmq
 from cfbus import logs, notify, runtime
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
+from cfbus.config import Config, Loaded
 from cfbus.core.effects import Abandon, Effect, Note, Send, Spool, Stop, Unspool, UseSpec
 from cfbus.core.measuring import Measured
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 from cfbus.core.worker import Worker
 from cfbus.daemons import gpu_report
 from cfbus.daemons.flags import Start, common_flags, override, start
-from cfbus.engines.base import Loaded
-from cfbus.engines.opening import open_engine
+from cfbus.daemons.reloading import Reloading
+from cfbus.daemons.seat import Blueprint, Opened, Seat
+from cfbus.engines.base import Loaded as LoadedItem
+from cfbus.engines.opening import check_engine, open_engine
 from cfbus.errors import EXIT_DONE, CfbusError, ConfigError
 from cfbus.sources.base import Item
 from cfbus.sources.columns import kept, url_of
@@ -64,6 +68,8 @@ class GpuDaemon:
     def __init__(self, begin: Start) -> None:
         settings = begin.config
         worker = settings.worker
+        self._then = _program(worker.when_finished)
+        self._stays = worker.when_finished == "stay"
         self._log = logs.get_logger()
         self._family = begin.family
         self._captions = settings.captions
@@ -78,31 +84,35 @@ class GpuDaemon:
         self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._awake = False
         self._problem: CfbusError | None = None
-        with notify.extending(f"loading the engine {self._captions.engine}"):
-            self._engine, self._pool = open_engine(settings, self._read, self._post, begin.origins, self._give_up)
+        self._seat = Seat(self._open, Blueprint(settings, begin.origins), self._loop.wake)
+        self._reloading = Reloading(begin.load, settings, self._seat, self._check, self._take)
+        self._used: UseSpec | None = None
+        self._refused = False
         self._captioned = 0  # whether anybody needed it or not
         self._got_on_at = runtime.now()  # when something came out of the engine, or it had nothing to do
         self._gpus = gpu_report.gpus_of(settings)
         self._measure_at = 0.0
-        self._rules = gpu_report.rules_of(worker)
-        self._core = Worker(self._rules, self._facts(), runtime.now())
+        self._core = Worker(gpu_report.rules_of(worker), self._facts(), runtime.now())
         self._core.restore(self._spool.results(), runtime.now())
         self._context: sockets.Context = zmq.Context()
         self._link = runtime.Link(
             self._loop, self._context, pair, public, worker.server, self._connected, self._received
         )
-        self._then = _program(worker.when_finished)
-        self._stays = worker.when_finished == "stay"
         self._drain_until: float | None = None
         self._drains = 0
 
-    def _facts(self) -> EngineFacts:
-        return self._engine.facts
+    def _open(self, blueprint: Blueprint) -> Opened:
+        with notify.extending(f"loading the engine {blueprint.settings.captions.engine}"):
+            return open_engine(blueprint.settings, self._read, self._post, blueprint.origins, self._give_up)
 
-    def _read(self, item: WorkItem) -> Loaded:
+    def _facts(self) -> EngineFacts:
+        assert self._seat.engine is not None
+        return self._seat.engine.facts
+
+    def _read(self, item: WorkItem) -> LoadedItem:
         content = self._source.read(item.shard, Item(item.index, item.key, item.locator))
         columns = content.columns
-        return Loaded(content.data, columns, url_of(columns), kept(columns, self._keep))
+        return LoadedItem(content.data, columns, url_of(columns), kept(columns, self._keep))
 
     def _post(self, outcome: Outcome) -> None:
         """From any thread."""
@@ -124,10 +134,11 @@ class GpuDaemon:
     def serve(self) -> int:
         """Until asked to stop."""
         self._loop.handle_signals()
+        self._loop.on_hangup(self._reloading.ask)
         if self._family.parent_fd is not None:
             self._loop.follow_parent(self._family.parent_fd)
-        self._log.info("worker.serves", name=self._rules.name, engine=self._facts().engine)
-        self._family.ready({"instance": self._rules.instance})
+        self._log.info("worker.serves", name=self._core.rules.name, engine=self._facts().engine)
+        self._family.ready({"instance": self._core.rules.instance})
         try:
             code = self._loop.run(self._turn, self._describe, self._at_work)
         finally:
@@ -139,9 +150,7 @@ class GpuDaemon:
         return code
 
     def _close(self) -> None:
-        self._engine.close()
-        if self._pool is not None:
-            self._pool.close()
+        self._seat.close()
         if self._gpus is not None:
             self._gpus.close()
         self._source.close()
@@ -161,6 +170,7 @@ class GpuDaemon:
             self._drain(at)
         elif not self._stays and self._core.all_done:
             self._leave()
+        self._change(at)
         self._feed()
         if at >= self._measure_at:
             self._measure_at = at + MEASURE_SECONDS
@@ -168,7 +178,7 @@ class GpuDaemon:
         look = self._link.tick(at)
         if self._drain_until is not None and (self._may_leave() or at >= self._drain_until):
             self._leave()
-        times = [look, self._measure_at, max(self._core.next_deadline(), at + 0.005)]
+        times = [look, self._measure_at, max(self._core.next_deadline(), at + 0.005), self._reloading.next_deadline()]
         return min([*times, *([self._drain_until] if self._drain_until is not None else [])])
 
     def _take_outcomes(self, at: float) -> None:
@@ -184,18 +194,34 @@ class GpuDaemon:
 
     def _measured(self) -> Measured:
         host = self._gpus.newest() if self._gpus is not None else None
-        return Measured(self._engine.figures(), host, self._spool_full)
+        engine = self._seat.engine
+        return Measured(engine.figures() if engine is not None else None, host, self._spool_full)
 
     @property
     def _spool_full(self) -> bool:
         return self._core.unacked_bytes >= self._most_unacked
 
+    def _change(self, at: float) -> None:
+        """What a SIGHUP has set off."""
+        try:
+            effects, replaced = self._reloading.turn(self._core, at)
+        except CfbusError as error:
+            raise self._ended_by(error) from None
+        self._carry_out(effects)
+        if replaced is not None:
+            self._carry_out(self._core.captioned_by(self._facts(), at))
+            if self._used is not None:
+                self._use(self._used)
+        if self._core.on_hold and not self._reloading.holds and not self._refused:
+            self._carry_out(self._core.go_on(at))
+
     def _feed(self) -> None:
-        room = self._rules.concurrency - self._core.in_flight
-        if room > 0 and not self._core.draining and not self._spool_full:
+        engine = self._seat.engine
+        room = self._core.rules.concurrency - self._core.in_flight
+        if engine is not None and room > 0 and not self._core.draining and not self._spool_full:
             items = self._core.next_items(room)
             if items:
-                self._engine.submit(items)
+                engine.submit(items)
 
     def _describe(self) -> str:
         if not self._link.connected:
@@ -242,10 +268,9 @@ class GpuDaemon:
                 case Unspool(instance, number, refused):
                     self._spool.drop(instance, number, refused)
                 case Abandon(lease, pairs):
-                    indices = frozenset(index for begin, end in pairs for index in range(begin, end))
-                    self._engine.abandon(lease, indices)
-                case UseSpec(spec, generation):
-                    self._use(spec, generation)
+                    self._abandon(lease, pairs)
+                case UseSpec():
+                    self._use(effect)
                 case Note(event, facts):
                     self._log.info(event, **dict(facts))
                 case Stop(sentence, hint, exit_code):
@@ -255,18 +280,60 @@ class GpuDaemon:
                 case _:
                     pass
 
-    def _use(self, spec: m.Spec, generation: int) -> None:
+    def _abandon(self, lease: str, pairs: m.Ranges) -> None:
+        if self._seat.engine is not None:
+            self._seat.engine.abandon(lease, frozenset(index for begin, end in pairs for index in range(begin, end)))
+
+    # ------------------------------------------------------------------ what is captioned by
+
+    def _use(self, wanted: UseSpec) -> None:
+        """Caption by this from the next item on. A worker that cannot ends; one that could with what was before waits
+        for a spec or a configuration with which it can."""
+        before, self._used = self._used, wanted
+        engine = self._seat.engine
+        if engine is None:
+            return  # it will be used when the engine is there
+        try:
+            self._check_engine(wanted.spec)
+            engine.use(wanted.spec)
+        except ConfigError as error:
+            if before is None or not self._stays:
+                raise self._ended_by(error) from None
+            self._refused = True
+            says = "it waits: change the broker's configuration, or this worker's and send it SIGHUP"
+            self._log.error("spec.refused", why=error.message, hint=error.hint, says=says)
+            self._carry_out(self._core.hold(runtime.now(), give_back=True))
+            return
+        self._refused = False
+        spec = wanted.spec
+        self._tell_limits(spec)
+        self._log.info("spec.used", spec=spec.hash, generation=wanted.generation, slots=len(spec.slots))
+
+    def _check_engine(self, spec: m.Spec) -> None:
         if spec.engine != self._captions.engine:
-            wrong = ConfigError(
+            raise ConfigError(
                 f"The broker wants captions by {spec.engine!r}; this worker has {self._captions.engine!r}.",
                 f"Start it with --set captions.engine={spec.engine} if that is what you want to lend.",
             )
-            raise self._ended_by(wrong)
-        try:
-            self._engine.use(spec)
-        except ConfigError as error:
-            raise self._ended_by(error) from None
-        self._log.info("spec.used", spec=spec.hash, generation=generation, slots=len(spec.slots))
+
+    def _tell_limits(self, spec: m.Spec) -> None:
+        own = self._seat.built.settings.captions
+        budgets, most = (spec.pixel_budget, own.pixel_budget), (spec.max_pixels, own.max_pixels)
+        for name, (wanted, here) in (("pixel_budget", budgets), ("max_pixels", most)):
+            if wanted != here:
+                says = "this worker's own counts"
+                self._log.warning("spec.own_limit", key=f"captions.{name}", wanted=wanted, own=here, says=says)
+
+    def _check(self, loaded: Loaded) -> None:
+        """Of a configuration that was read again; raises ConfigError."""
+        _program(loaded.config.worker.when_finished)
+        check_engine(loaded.config, loaded.origins)
+
+    def _take(self, settings: Config) -> None:
+        """What holds at once of a configuration that was read again."""
+        self._then = _program(settings.worker.when_finished)
+        self._stays = settings.worker.when_finished == "stay"
+        self._core.rules = replace(self._core.rules, concurrency=settings.worker.concurrency)
 
 
 def _program(when_finished: str) -> list[str]:

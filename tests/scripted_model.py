@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cfbus.bus.fields import Sampling
@@ -41,6 +41,7 @@ class Script:
     unbuilt: int = 0  # so many attempts to build one fail, after the first
     hanging: int = 0  # the first so many models never write anything
     pause: float = 0.0  # seconds from a request to its answer
+    dying: Callable[[], None] = lambda: None  # called when a model dies
     built: int = 0
     closed: int = 0
     together: list[int] = field(default_factory=list)  # how many requests were in the engine at each one's start
@@ -77,6 +78,7 @@ class ScriptedModel:
         try:
             if picture in script.deadly or self._number <= script.deaths:
                 await asyncio.sleep(0)
+                script.dying()
                 self._down.set()
             if self._number <= script.hanging:
                 await asyncio.Event().wait()

@@ -20,7 +20,7 @@ from cfbus.core.held import Held, Use
 from cfbus.core.measuring import Figures, Measured, Moment, RateMeter
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 from cfbus.core.ranges import RangeSet
-from cfbus.core.results import pack, split, weighed
+from cfbus.core.results import messages_of, weighed
 from cfbus.core.retransmit import BROKER, Retransmitter
 
 HELLO_SECONDS = 3.0
@@ -48,6 +48,7 @@ class Worker:
         self.rules = rules
         self.engine = engine
         self.draining = False
+        self.on_hold = False
         self._held: dict[str, Held] = {}
         self._results = Retransmitter(rules.resend_seconds)
         self._window = m.MAX_FRAME_BYTES
@@ -74,24 +75,13 @@ class Worker:
         items: list[WorkItem] = []
         if self._results.bytes >= self._window or self._use is None:
             return items
-        for lease, held in self._held.items():
+        for held in self._held.values():
             while held.todo and len(items) < count:
                 start, end = held.todo.first() or (0, 0)
                 end = min(end, start + count - len(items))
                 held.todo.remove(start, end)
                 held.in_flight.update(dict.fromkeys(range(start, end), self._use))
-                grant = held.grant
-                items += [
-                    WorkItem(
-                        lease,
-                        grant.shard_name,
-                        index,
-                        held.keys[index - grant.start],
-                        held.locators[index - grant.start],
-                        grant.slots,
-                    )
-                    for index in range(start, end)
-                ]
+                items += held.items(start, end)
         return items
 
     @property
@@ -118,6 +108,11 @@ class Worker:
     def unacked_bytes(self) -> int:
         """Bytes of those."""
         return self._results.bytes
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything that was leased is to be captioned yet."""
+        return any(held.todo or held.in_flight for held in self._held.values())
 
     @property
     def drained(self) -> bool:
@@ -212,7 +207,7 @@ class Worker:
             listing = decode_table("listing", payload)
         except WireError as error:
             return [Send(BROKER, m.Release(lease=message.lease)), Note("grant.bad", (("why", str(error)),))]
-        if listing.rows < message.end - message.start or self.draining:
+        if listing.rows < message.end - message.start or self.draining or self.on_hold:
             return [Send(BROKER, m.Release(lease=message.lease))]
         todo = RangeSet([(message.start, message.end)])
         todo.subtract(message.done)
@@ -277,24 +272,9 @@ class Worker:
     def _flush(self, held: Held, now: float) -> list[Effect]:
         finished, total, held.finished, held.finished_bytes = held.finished, held.finished_bytes, [], 0
         effects: list[Effect] = []
-        for use in dict.fromkeys(
-            use for _, use in finished
-        ):  # a caption says what it was written by, not what came later
-            good = sorted((o for o, by in finished if by is use and o.failure is None), key=lambda one: one.index)
-            for part in split(good, total):
-                self._number += 1
-                message, payload = pack(part, held.grant, use, self.engine, self.rules, self._number)
-                effects += self._keep_and_send(held, message, payload, now)
-        failures = [outcome.failure for outcome, _ in finished if outcome.failure is not None]
-        for start in range(0, len(failures), m.MAX_FAILED_ITEMS):
-            self._number += 1
-            failed = m.Failed(
-                lease=held.grant.lease,
-                instance=self.rules.instance,
-                number=self._number,
-                items=tuple(failures[start : start + m.MAX_FAILED_ITEMS]),
-            )
-            effects += self._keep_and_send(held, failed, b"", now)
+        for message, payload in messages_of(finished, total, held.grant, self.engine, self.rules, self._number):
+            self._number = message.number
+            effects += self._keep_and_send(held, message, payload, now)
         return effects
 
     def _keep_and_send(self, held: Held, message: m.Result | m.Failed, payload: bytes, now: float) -> list[Effect]:
@@ -314,7 +294,9 @@ class Worker:
 
     def _ask(self, now: float) -> list[Effect]:
         """Ask for a lease early enough that the engine never waits for one."""
-        if not self._welcomed or self.draining or self._use is None or self._results.bytes >= self._window:
+        if not self._welcomed or self.draining or self.on_hold or self._use is None:
+            return []
+        if self._results.bytes >= self._window:
             return []
         if self._asked_at is not None and now - self._asked_at < ASK_SECONDS:
             return []
@@ -369,18 +351,38 @@ class Worker:
         times += [held.since + self.rules.result_seconds for held in self._held.values() if held.finished]
         return min([*times, *self._results.deadlines(sending=self._welcomed)])
 
-    # ------------------------------------------------------------------ leaving
+    # ------------------------------------------------------------------ changing and leaving
+
+    def hold(self, now: float, *, give_back: bool = False) -> list[Effect]:
+        """Take no leases until ``go_on``; ``give_back``: hand back what is not begun, too."""
+        self.on_hold = True
+        return self._hand_back(now, at_once=False) if give_back else []
+
+    def go_on(self, now: float) -> list[Effect]:
+        """Take leases again."""
+        if not self.on_hold:
+            return []
+        self.on_hold = False
+        self._asked_at = None
+        return self._ask(now)
+
+    def captioned_by(self, engine: EngineFacts, now: float) -> list[Effect]:
+        """Another engine has taken the place of the one that was; what that one wrote says so."""
+        effects = [effect for held in self._held.values() for effect in self._flush(held, now)]
+        self.engine = engine
+        self._rate.forget()
+        return effects
 
     def drain(self, now: float, *, at_once: bool = False) -> list[Effect]:
         """Take nothing new; hand back what is not begun (``at_once``: also what is in flight)."""
         effects: list[Effect] = [] if self.draining else [Send(BROKER, m.Drain())]
         self.draining = True
+        return effects + self._hand_back(now, at_once=at_once)
+
+    def _hand_back(self, now: float, *, at_once: bool) -> list[Effect]:
+        effects: list[Effect] = []
         for held in list(self._held.values()):
-            back = held.todo.copy()
-            if at_once:
-                back.update((index, index + 1) for index in held.in_flight)
-                held.in_flight.clear()
-            held.todo = RangeSet()
+            back = held.taken_back(at_once=at_once)
             if back and held.current:
                 effects.append(Send(BROKER, m.Release(lease=held.grant.lease, ranges=back.pairs()[:MAX_RANGES])))
             if not held.in_flight:

@@ -9,6 +9,7 @@ from cfbus.decoding import DecodePool
 from cfbus.engines.base import Engine, Post, Read
 from cfbus.engines.describing import PaletteEngine
 from cfbus.engines.scripted import ScriptedEngine
+from cfbus.engines.vllm_arguments import checked, installed
 from cfbus.engines.vllm_opening import open_vllm
 from cfbus.errors import CfbusError
 from cfbus.images import Limits
@@ -36,3 +37,9 @@ def open_engine(
     if captions.engine == "vllm":
         return open_vllm(settings, origins, read, pool, post, give_up), pool
     return PaletteEngine(read, pool, post), pool
+
+
+def check_engine(settings: Config, origins: Mapping[str, str] = _NOWHERE) -> None:
+    """Raises ConfigError for what can be known to be wrong before anything is loaded."""
+    if settings.captions.engine == "vllm":
+        checked(settings.vllm, installed(), origins, lambda sentence: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from typing import Any
 
@@ -167,7 +168,32 @@ def test_short_requests_overtake_a_long_one(opened: Open) -> None:
     engine.submit([first._replace(slots=("long",)), *others])
     outcomes.wait_for(21, 240)
     assert outcomes.all[-1].index == 0
-    assert outcomes.all[-1].captions[0].output_tokens > 40
+    assert outcomes.all[-1].captions[0].output_tokens > 24
+
+
+def test_the_number_in_flight_stays_at_its_level(host: Host, opened: Open) -> None:
+    """Fed as the worker feeds it, vLLM has all that it can take at nearly every moment at which a caption is finished.
+    With batches of as many, where each waits for the last of it, that would be so at one moment in eight."""
+    album, outcomes = Album(160), Outcomes()
+    engine = opened(settings(slots={"brief": BRIEF}), album, outcomes)
+    vllm: Any = host._running._engine  # type: ignore[union-attr]
+    todo, level, inside, lock = album.items(("brief",)), 24, [], threading.Lock()
+
+    def post(outcome: Outcome) -> None:
+        with lock:
+            if todo and len(outcomes.all) >= level:
+                inside.append(vllm.get_num_unfinished_requests())
+            following = [todo.pop(0)] if todo else []
+        outcomes.post(outcome)
+        engine.submit(following)
+
+    engine._post = post
+    begun = [todo.pop(0) for _ in range(level)]
+    engine.submit(begun)
+    outcomes.wait_for(160, 240)
+    full = sum(number >= engine_vllm.ARGUMENTS["max_num_seqs"] - 1 for number in inside)  # type: ignore[operator]
+    assert len(inside) > 100
+    assert full >= 0.8 * len(inside), inside
 
 
 def test_sampling_that_vllm_does_not_take_is_said_before_anything_is_captioned(opened: Open) -> None:
