@@ -63,6 +63,7 @@ class BrokerDaemon:
             lease_seconds=float(settings.broker.lease_seconds),
             max_attempts=settings.broker.max_attempts,
             accept_loss=accept_loss,
+            delivery=settings.dataset.delivery,
         )
         self._core = Broker(rules, runtime.new_id, self._ledger.remembered(), runtime.now())
         self._dropped: Counter[str] = Counter()
@@ -158,7 +159,8 @@ class BrokerDaemon:
         if entry is None:
             self._dropped["key-not-admitted"] += 1
             return []
-        peer = Peer(inbound.routing_id, keys.fingerprint(entry.public), entry.contributor, entry.role)
+        public = entry.public.decode()
+        peer = Peer(inbound.routing_id, keys.fingerprint(entry.public), entry.contributor, entry.role, public)
         try:
             message, payload = decode(inbound.frames)
         except WireError as error:

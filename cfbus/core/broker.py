@@ -20,6 +20,7 @@ from cfbus.bus.messages import Role
 from cfbus.core.blame import Claims
 from cfbus.core.catchup import CatchUp
 from cfbus.core.effects import Connection, Effect, LeaseRow, Note, Peer, SaveLease, Send, Stop
+from cfbus.core.feeding import Feeding
 from cfbus.core.granting import Granting
 from cfbus.core.history import History
 from cfbus.core.joining import Joining
@@ -69,6 +70,7 @@ class Broker:
         self.verdicts = Verdicts(self)
         self.catchup = CatchUp(self)
         self.joining = Joining(self)
+        self.feeding = Feeding(self)
 
     # ------------------------------------------------------------------ events
 
@@ -101,13 +103,15 @@ class Broker:
             case m.Failed():
                 return self.verdicts.failed(known, message)
             case m.Release():
-                return self._release(known, message)
+                return self._release(known, message, now)
+            case m.Allowed():
+                return self.feeding.allowed(known, message, now)
             case m.Drain():
                 known.draining = True
                 self.granting.forget(known.peer.connection)
                 return []
             case m.Bye():
-                return self.joining.leave(known)
+                return self.joining.leave(known, now)
             case m.Admin():
                 return self._admin(known, message, now)
             case _:
@@ -125,8 +129,7 @@ class Broker:
             case m.Listed():
                 return self.granting.listed(message, payload, now)
             case m.Tally():
-                self.tally = message
-                return []
+                return self.catchup.counted(message)
             case m.Done():
                 return self.catchup.task_done(message)
             case _:
@@ -138,7 +141,7 @@ class Broker:
         self._run_clocks(now)
         effects = self.joining.lose_silent(now)
         self._run_clocks(now)
-        effects += [*self.granting.ask_listing_again(now), *self.catchup.ask_again(now)]
+        effects += [*self.granting.ask_listing_again(now), *self.catchup.ask_again(now), *self.feeding.tick(now)]
         if self._stopped_at is None:
             for lease in self.leases.expired(now):
                 effects.append(self._note_lease("lease.expired", lease))
@@ -150,7 +153,7 @@ class Broker:
     def next_deadline(self) -> float | None:
         """When ``tick`` has something to do, at the latest."""
         times = [state.heard + self.joining.silence for state in self.peers.values()]
-        times += [*self.granting.deadlines(), *self.catchup.deadlines()]
+        times += [*self.granting.deadlines(), *self.catchup.deadlines(), *self.feeding.deadlines()]
         lease = self.leases.next_deadline()
         if lease is not None and self._stopped_at is None:
             times.append(lease)
@@ -177,7 +180,7 @@ class Broker:
         """The connection was cut, for good: whoever was there has left, and its leases return at once."""
         self._run_clocks(now)
         known = self.peers.get(connection)
-        return self._settle(self.joining.leave(known), now) if known is not None else []
+        return self._settle(self.joining.leave(known, now), now) if known is not None else []
 
     # ------------------------------------------------------------------ leases and results
 
@@ -254,7 +257,8 @@ class Broker:
         self.leases.prolong(known.instance, now, self.rules.lease_seconds)
         states += [self.lease_state(lease, now) for lease in told]
         window = self.window()
-        return [
+        fed = [effect for lease in told for effect in self.feeding.renew(lease, known, now)]
+        return fed + [
             Send(known.peer.connection, m.Renewed(leases=tuple(page), window=window))
             for page in pages(states, lambda state: entry_bytes(state.done), PAGE_BYTES)
         ]
@@ -266,15 +270,16 @@ class Broker:
         ttl = max(lease.deadline - now, 0.0)
         return m.LeaseState(lease=row.lease, current=lease.current, ttl=ttl, done=done[:MAX_RANGES])
 
-    def _release(self, known: PeerState, message: m.Release) -> list[Effect]:
+    def _release(self, known: PeerState, message: m.Release, now: float) -> list[Effect]:
         lease = self.leases.get(message.lease)
         if lease is None or not lease.current or not self.owns(known, lease):
             return []
+        effects = self.feeding.unreachable(known, lease, now) if message.why else []
         back = message.ranges or ((lease.row.start, lease.row.end),)
         self.free(lease, self.leases.give_back(lease, back))
         if not lease.undone:
             self.end_lease(lease)
-        return []
+        return effects
 
     def end_lease(self, lease: LeaseState) -> None:
         """The lease runs no more; what nobody else covers is free again."""
@@ -327,7 +332,7 @@ class Broker:
             return effects
         self._run_clocks(now)
         self.adopt_remembered(now)
-        effects += [*self.catchup.ask_for_work(now), *self.granting.serve(now)]
+        effects += [*self.catchup.ask_for_work(now), *self.granting.serve(now), *self.feeding.settle()]
         saves = [SaveLease(row) for row in self._unsaved.values()]
         self._unsaved.clear()
         return [*saves, *effects]
@@ -390,5 +395,6 @@ class Broker:
     def check(self) -> None:
         """Assert the invariants."""
         self.leases.check()
+        self.feeding.check()
         for walk in self.passes.values():
             walk.check()

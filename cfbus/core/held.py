@@ -36,6 +36,7 @@ class Held:
     captioned: int = 0
     unacked: int = 0
     current: bool = True
+    forgotten: bool = False  # its feeder is not needed any more
 
     @property
     def over(self) -> bool:

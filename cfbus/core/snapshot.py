@@ -69,6 +69,7 @@ class Status(BaseModel):
     why: str
     problem: str
     workers: int
+    feeders: int
     workers_starved: int
     leases_granted: int
     leases_ended: int

@@ -58,6 +58,7 @@ def status(broker: Broker, now: float) -> Status:
         why=broker.granting.why(),
         problem=broker.catchup.problem,
         workers=len(broker.workers()),
+        feeders=len(broker.feeding.feeders),
         workers_starved=sum(_is_starved(state) for state in broker.workers()),
         leases_granted=broker.counts.granted,
         leases_ended=broker.counts.ended,

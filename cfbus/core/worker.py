@@ -13,13 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cfbus.bus import messages as m
-from cfbus.bus.fields import MAX_HELD, MAX_RANGES, RESULT_SPLIT_BYTES
-from cfbus.bus.wire import WireError, decode_table
-from cfbus.core.effects import Abandon, Effect, Note, Send, Stop, UseSpec
+from cfbus.bus.fields import MAX_RANGES, RESULT_SPLIT_BYTES
+from cfbus.core.effects import Effect, Note, Send, Stop, UseSpec
 from cfbus.core.held import Held, Use
+from cfbus.core.holding import Holding
 from cfbus.core.measuring import Figures, Measured, Moment, RateMeter
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
-from cfbus.core.ranges import RangeSet
 from cfbus.core.results import messages_of, weighed
 from cfbus.core.retransmit import BROKER, Retransmitter
 
@@ -31,7 +30,8 @@ LOW_WATER_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerRules:
-    """How this worker is run. ``concurrency`` is how many items the engine takes at once."""
+    """How this worker is run. ``concurrency`` is how many items the engine takes at once; ``reads`` says whether it
+    can read the dataset's source itself."""
 
     instance: str
     name: str
@@ -39,6 +39,7 @@ class WorkerRules:
     result_items: int = 64
     result_seconds: float = 1.0
     resend_seconds: float = 30.0
+    reads: bool = True
 
 
 class Worker:
@@ -49,7 +50,7 @@ class Worker:
         self.engine = engine
         self.draining = False
         self.on_hold = False
-        self._held: dict[str, Held] = {}
+        self._held = Holding()
         self._results = Retransmitter(rules.resend_seconds)
         self._window = m.MAX_FRAME_BYTES
         self._number = 0
@@ -72,17 +73,9 @@ class Worker:
 
     def next_items(self, count: int) -> list[WorkItem]:
         """Up to ``count`` items to read and caption now; none while the window is closed."""
-        items: list[WorkItem] = []
         if self._results.bytes >= self._window or self._use is None:
-            return items
-        for held in self._held.values():
-            while held.todo and len(items) < count:
-                start, end = held.todo.first() or (0, 0)
-                end = min(end, start + count - len(items))
-                held.todo.remove(start, end)
-                held.in_flight.update(dict.fromkeys(range(start, end), self._use))
-                items += held.items(start, end)
-        return items
+            return []
+        return self._held.begin(count, self._use)
 
     @property
     def rate(self) -> float:
@@ -92,12 +85,12 @@ class Worker:
     @property
     def in_flight(self) -> int:
         """Items handed out and not finished."""
-        return sum(len(held.in_flight) for held in self._held.values())
+        return self._held.in_flight
 
     @property
     def unstarted(self) -> int:
         """Leased items not handed out yet."""
-        return sum(len(held.todo) for held in self._held.values())
+        return self._held.unstarted
 
     @property
     def unacked(self) -> int:
@@ -112,12 +105,12 @@ class Worker:
     @property
     def busy(self) -> bool:
         """Whether anything that was leased is to be captioned yet."""
-        return any(held.todo or held.in_flight for held in self._held.values())
+        return self._held.busy
 
     @property
     def drained(self) -> bool:
         """A drain was asked for, and nothing is held any more."""
-        return self.draining and not self._results and not any(h.in_flight or h.finished for h in self._held.values())
+        return self.draining and not self._results and not any(h.in_flight or h.finished for h in self._held)
 
     @property
     def all_done(self) -> bool:
@@ -142,7 +135,8 @@ class Worker:
             software="cfbus",
             name=self.rules.name,
             concurrency=self.rules.concurrency,
-            held=tuple(lease for lease, held in self._held.items() if held.current)[:MAX_HELD],
+            held=self._held.names,
+            reads=self.rules.reads,
         )
         return [Send(BROKER, hello)]
 
@@ -162,7 +156,7 @@ class Worker:
                 return []
             case m.Renewed():
                 self._window = message.window
-                return [effect for state in message.leases for effect in self._lease_state(state)]
+                return [effect for state in message.leases for effect in self._held.told(state)]
             case m.Ack():
                 self._window = message.window
                 return [effect for acked in message.results for effect in self._acked(acked)]
@@ -190,7 +184,7 @@ class Worker:
         self._renew_at = now + self._renew_seconds
         effects: list[Effect] = [Note("bus.welcomed", (("dataset", message.dataset),))]
         for lease in message.lost:
-            effects += self._lose(lease)
+            effects += self._held.lose(lease)
         if message.spec is not None and (self._use is None or not self._use.same(message.spec, message.generation)):
             self._use = Use(message.spec, message.generation)
             self._rate.forget()
@@ -201,48 +195,11 @@ class Worker:
         self._asked_at = None
         self._waiting_for = ""
         self._window = message.window
-        if message.lease in self._held:
-            return []
-        try:
-            listing = decode_table("listing", payload)
-        except WireError as error:
-            return [Send(BROKER, m.Release(lease=message.lease)), Note("grant.bad", (("why", str(error)),))]
-        if listing.rows < message.end - message.start or self.draining or self.on_hold:
-            return [Send(BROKER, m.Release(lease=message.lease))]
-        todo = RangeSet([(message.start, message.end)])
-        todo.subtract(message.done)
-        locators = listing.text("locator").raws()
-        self._held[message.lease] = Held(message, listing.text("key").texts(), locators, todo)
-        return []
+        return self._held.granted(message, payload, welcome=not (self.draining or self.on_hold))
 
-    def _lease_state(self, state: m.LeaseState) -> list[Effect]:
-        held = self._held.get(state.lease)
-        if held is None:
-            return []
-        if not state.current:
-            return self._lose(state.lease)
-        held.todo.subtract(state.done)
-        elsewhere = tuple((i, i + 1) for a, b in state.done for i in sorted(held.in_flight.keys() & set(range(a, b))))
-        return self._abandon(held, elsewhere)
-
-    def _lose(self, lease: str) -> list[Effect]:
-        """The lease is not ours any more: begin nothing more of it. What is finished is still welcome."""
-        held = self._held.get(lease)
-        if held is None:
-            return []
-        held.current = False
-        held.todo = RangeSet()
-        return self._abandon(held, tuple((index, index + 1) for index in sorted(held.in_flight)))
-
-    def _abandon(self, held: Held, pairs: m.Ranges) -> list[Effect]:
-        for index in [index for index in held.in_flight if any(start <= index < end for start, end in pairs)]:
-            del held.in_flight[index]
-        self._forget_if_over(held)
-        return [Abandon(held.grant.lease, pairs)] if pairs else []
-
-    def _forget_if_over(self, held: Held) -> None:
-        if held.over:
-            self._held.pop(held.grant.lease, None)
+    def feeder_unreachable(self, lease: str, now: float) -> list[Effect]:
+        """The shell gets nothing of this lease from its feeder."""
+        return self._held.unreachable(lease) + self._ask(now)
 
     # ------------------------------------------------------------------ outcomes and results
 
@@ -287,7 +244,7 @@ class Worker:
         held = self._held.get(message.lease) if message is not None else None
         if held is not None and acked.instance == self.rules.instance:
             held.unacked -= 1
-            self._forget_if_over(held)
+            effects += self._held.forget_if_over(held)
         return effects
 
     # ------------------------------------------------------------------ asking and time
@@ -303,13 +260,13 @@ class Worker:
         if self.unstarted > max(2 * self.rules.concurrency, self.rate * LOW_WATER_SECONDS):
             return []
         self._asked_at = now
-        shard = next((held.grant.shard for held in self._held.values()), None)
+        shard = next((held.grant.shard for held in self._held), None)
         return [Send(BROKER, m.Lease(want=m.MAX_CHUNK_ITEMS, rate=self.rate, shard=shard))]
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed."""
         effects: list[Effect] = []
-        for held in list(self._held.values()):
+        for held in self._held:
             if held.finished and now >= held.since + self.rules.result_seconds:
                 effects += self._flush(held, now)
         effects += self._results.spool_old(now)
@@ -322,7 +279,7 @@ class Worker:
 
     def _renew(self, now: float) -> list[Effect]:
         self._renew_at = now + self._renew_seconds
-        current = [held for held in self._held.values() if held.current][:256]
+        current = [held for held in self._held if held.current][:256]
         if not current:
             return self._beat(now)
         leases = tuple(m.HeldLease(lease=held.grant.lease, captioned=held.captioned) for held in current)
@@ -348,7 +305,7 @@ class Worker:
     def next_deadline(self) -> float:
         """When ``tick`` has something to do."""
         times = [self._renew_at if self._welcomed else self._hello_at]
-        times += [held.since + self.rules.result_seconds for held in self._held.values() if held.finished]
+        times += [held.since + self.rules.result_seconds for held in self._held if held.finished]
         return min([*times, *self._results.deadlines(sending=self._welcomed)])
 
     # ------------------------------------------------------------------ changing and leaving
@@ -368,7 +325,7 @@ class Worker:
 
     def captioned_by(self, engine: EngineFacts, now: float) -> list[Effect]:
         """Another engine has taken the place of the one that was; what that one wrote says so."""
-        effects = [effect for held in self._held.values() for effect in self._flush(held, now)]
+        effects = [effect for held in self._held for effect in self._flush(held, now)]
         self.engine = engine
         self._rate.forget()
         return effects
@@ -381,13 +338,13 @@ class Worker:
 
     def _hand_back(self, now: float, *, at_once: bool) -> list[Effect]:
         effects: list[Effect] = []
-        for held in list(self._held.values()):
+        for held in self._held:
             back = held.taken_back(at_once=at_once)
             if back and held.current:
                 effects.append(Send(BROKER, m.Release(lease=held.grant.lease, ranges=back.pairs()[:MAX_RANGES])))
             if not held.in_flight:
                 effects += self._flush(held, now)
-            self._forget_if_over(held)
+            effects += self._held.forget_if_over(held)
         return effects
 
     def leave(self) -> list[Effect]:

@@ -47,6 +47,11 @@ SAMPLES: dict[type[m.Message], m.Message] = {
     m.Task: m.Task(task=ANN, kind="seal"),
     m.Reply: m.Reply(request=ANN),
     m.Error: m.Error(code="c", sentence="s"),
+    m.Allow: m.Allow(lease=ANN, worker="x" * 40, shard=0, shard_name="s", start=0, end=1, ttl=1.0),
+    m.Allowed: m.Allowed(lease=ANN),
+    m.Forbid: m.Forbid(leases=(ANN,)),
+    m.Fetch: m.Fetch(lease=ANN, credit=0),
+    m.Data: m.Data(lease=ANN, index=0),
     m.Welcome: m.Welcome(
         software="t", store_id=None, dataset="d", heartbeat_seconds=1.0, lease_seconds=1.0, window=0, generation=0,
         spec=None,
@@ -368,7 +373,7 @@ def test_a_dead_letter_is_sent_until_the_writer_has_it() -> None:
     rig = ready(max_attempts=1)
     rig.join("ann")
     grant = rig.lease("ann", want=4)
-    rig.carry_out(rig.broker.joining.lose(rig.writer_link, rig.broker.peers[rig.writer_link]))
+    rig.carry_out(rig.broker.joining.lose(rig.writer_link, rig.broker.peers[rig.writer_link], rig.now))
     item = m.FailedItem(index=0, reason="broken", fault="item")
     rig.say("ann", m.Failed(lease=grant.lease, instance=ANN, number=1, items=(item,)))
     assert rig.broker.verdicts.undelivered == 1
