@@ -139,6 +139,31 @@ class Worker(Peer):
     )
 
 
+class Feeder(Peer):
+    key_file: AnyPath = Field(
+        default=Path("keys/feeder.key_secret"), description="The feeder's secret key, readable by it alone."
+    )
+    name: Line = Field(
+        default_factory=_host,
+        min_length=1,
+        max_length=64,
+        description="What this feeder is called on screens; by default the name of the machine.",
+    )
+    host: Line = Field(
+        default="127.0.0.1",
+        min_length=1,
+        max_length=255,
+        description="The address to listen on for workers; 0.0.0.0 or :: for all.",
+    )
+    port: Whole = Field(default=7712, ge=0, le=65535, description="The port for workers; 0 takes any that is free.")
+    reachable_at: Endpoint | None = Field(
+        default=None, description="Where workers reach this feeder; by default the address that it listens on."
+    )
+    memory_mib: Whole = Field(
+        default=256, ge=16, le=1 << 20, description="The most that is read ahead for all workers together (MiB)."
+    )
+
+
 class Admin(Peer):
     stats: Endpoint = Field(default="tcp://127.0.0.1:7711", description="The address of the statistics.")
     key_file: AnyPath = Field(

@@ -25,6 +25,7 @@ from cfbus.bus.keys import KeyPair
 from cfbus.bus.messages import Message
 from cfbus.bus.sockets import Connection, ConnectionWatch
 from cfbus.bus.wire import WireError, decode, encode
+from cfbus.core.effects import Stop
 from cfbus.errors import EXIT_INTERRUPTED, CfbusError, ConfigError, KeyRefusedError
 
 MAX_WAIT_SECONDS = 60.0
@@ -344,6 +345,13 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
+
+
+def ended_by(stop: Stop) -> CfbusError:
+    """What a core's wish to stop is to the last frame."""
+    error = CfbusError(stop.sentence, stop.hint)
+    error.exit_code = stop.exit_code
+    return error
 
 
 def last_frame(command: Callable[[], int]) -> int:

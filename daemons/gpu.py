@@ -21,20 +21,17 @@ from cfbus import logs, notify, runtime
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
 from cfbus.config import Config, Loaded
-from cfbus.core.effects import Abandon, Effect, Note, Send, Spool, Stop, Unspool, UseSpec
+from cfbus.core.effects import Abandon, Effect, Forget, Note, ReadFrom, Send, Spool, Stop, Unspool, UseSpec
 from cfbus.core.measuring import Measured
-from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
+from cfbus.core.outcome import EngineFacts, Outcome
 from cfbus.core.worker import Worker
 from cfbus.daemons import gpu_report
 from cfbus.daemons.flags import Start, common_flags, override, start
+from cfbus.daemons.gpu_reading import Reading
 from cfbus.daemons.reloading import Reloading
 from cfbus.daemons.seat import Blueprint, Opened, Seat
-from cfbus.engines.base import Loaded as LoadedItem
 from cfbus.engines.opening import check_engine, open_engine
 from cfbus.errors import EXIT_DONE, CfbusError, ConfigError
-from cfbus.sources.base import Item
-from cfbus.sources.columns import kept, url_of
-from cfbus.sources.opening import open_source
 from cfbus.store.spool import Spool as SpoolFolder
 
 DRAIN_SECONDS = 20.0
@@ -78,9 +75,9 @@ class GpuDaemon:
         public = runtime.server_key(worker.server_key, "worker")
         self._spool = SpoolFolder(worker.spool_dir / f"gpu-{gpu_report.label(worker.gpu_id)}", worker.spool_mib << 20)
         self._most_unacked = int((worker.spool_mib << 20) * SPOOL_SHARE)
-        self._source = open_source(settings.dataset)
-        self._keep = settings.dataset.keep_columns
+        self._lost: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._loop = runtime.Loop()
+        self._reading = Reading(settings.dataset, pair, self._feeder_lost)
         self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._awake = False
         self._problem: CfbusError | None = None
@@ -92,7 +89,7 @@ class GpuDaemon:
         self._got_on_at = runtime.now()  # when something came out of the engine, or it had nothing to do
         self._gpus = gpu_report.gpus_of(settings)
         self._measure_at = 0.0
-        self._core = Worker(gpu_report.rules_of(worker), self._facts(), runtime.now())
+        self._core = Worker(gpu_report.rules_of(worker, reads=self._reading.itself), self._facts(), runtime.now())
         self._core.restore(self._spool.results(), runtime.now())
         self._context: sockets.Context = zmq.Context()
         self._link = runtime.Link(
@@ -103,16 +100,16 @@ class GpuDaemon:
 
     def _open(self, blueprint: Blueprint) -> Opened:
         with notify.extending(f"loading the engine {blueprint.settings.captions.engine}"):
-            return open_engine(blueprint.settings, self._read, self._post, blueprint.origins, self._give_up)
+            return open_engine(blueprint.settings, self._reading.read, self._post, blueprint.origins, self._give_up)
 
     def _facts(self) -> EngineFacts:
         assert self._seat.engine is not None
         return self._seat.engine.facts
 
-    def _read(self, item: WorkItem) -> LoadedItem:
-        content = self._source.read(item.shard, Item(item.index, item.key, item.locator))
-        columns = content.columns
-        return LoadedItem(content.data, columns, url_of(columns), kept(columns, self._keep))
+    def _feeder_lost(self, lease: str) -> None:
+        """From any thread."""
+        self._lost.put(lease)
+        self._loop.wake()
 
     def _post(self, outcome: Outcome) -> None:
         """From any thread."""
@@ -153,7 +150,7 @@ class GpuDaemon:
         self._seat.close()
         if self._gpus is not None:
             self._gpus.close()
-        self._source.close()
+        self._reading.close()
         self._link.close()
         self._context.term()
         self._spool.close()
@@ -164,6 +161,8 @@ class GpuDaemon:
         self._take_outcomes(at)
         if self._problem is not None:
             raise self._ended_by(self._problem)
+        while not self._lost.empty():
+            self._carry_out(self._core.feeder_unreachable(self._lost.get_nowait(), at))
         if at >= self._core.next_deadline():
             self._carry_out(self._core.tick(at))
         if self._loop.stop_requests > self._drains:
@@ -263,22 +262,25 @@ class GpuDaemon:
                 case Send(_, message, payload):
                     self._link.send(message, payload)
                 case Spool(_, number, message, payload):
-                    if not self._spool.put(message, payload):
-                        self._log.warning("spool.full", number=number)
+                    self._keep(number, message, payload)
                 case Unspool(instance, number, refused):
                     self._spool.drop(instance, number, refused)
                 case Abandon(lease, pairs):
                     self._abandon(lease, pairs)
+                case ReadFrom() | Forget():
+                    self._reading.turn(effect)
                 case UseSpec():
                     self._use(effect)
                 case Note(event, facts):
                     self._log.info(event, **dict(facts))
-                case Stop(sentence, hint, exit_code):
-                    error = CfbusError(sentence, hint)
-                    error.exit_code = exit_code
-                    raise error
+                case Stop():
+                    raise runtime.ended_by(effect)
                 case _:
                     pass
+
+    def _keep(self, number: int, message: m.Result, payload: bytes) -> None:
+        if not self._spool.put(message, payload):
+            self._log.warning("spool.full", number=number)
 
     def _abandon(self, lease: str, pairs: m.Ranges) -> None:
         if self._seat.engine is not None:

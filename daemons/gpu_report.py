@@ -39,10 +39,11 @@ def label(gpu_id: str) -> str:
     return f"{named[0][:17]}+{len(named) - 1}-{digest}"
 
 
-def rules_of(worker: WorkerSection) -> WorkerRules:
+def rules_of(worker: WorkerSection, *, reads: bool = True) -> WorkerRules:
     """How this worker is run, and what it is called; the end of the name tells the workers of a host apart."""
     end = f"-{label(worker.gpu_id)}"
-    return WorkerRules(runtime.new_id(), worker.name[: 64 - len(end)] + end, worker.concurrency)
+    name = worker.name[: 64 - len(end)] + end
+    return WorkerRules(runtime.new_id(), name, worker.concurrency, reads=reads)
 
 
 def gpus_of(settings: Config) -> GpuWatch | None:

@@ -27,7 +27,7 @@ from cfbus.store.listing import Known
 from cfbus.store.manifest import Manifest
 
 CONFIG_NAME = "cfbus.yaml"
-KEY_FILES = {"broker": "broker", "writer": "writer", "worker": "gpu-0", "admin": "admin"}
+KEY_FILES = {"broker": "broker", "writer": "writer", "worker": "gpu-0", "feeder": "feeder", "admin": "admin"}
 LOCK_POLL_SECONDS = 0.2
 
 
@@ -43,6 +43,7 @@ class Wanted:
     overrides: tuple[str, ...]
     source: str | None = None
     accept_loss: bool = False
+    feeder: bool = False
 
 
 def configure(wanted: Wanted, environ: Mapping[str, str]) -> config.Config:

@@ -16,6 +16,7 @@ MAX_FRAME_BYTES = 512 * KIB  # what a socket takes at all
 MAX_HEADER_BYTES = 64 * KIB
 PAGE_BYTES = 48 * KIB  # what is told in pages is split so that a header stays below this, but for its last entry
 RESULT_SPLIT_BYTES = 256 * KIB  # a result is closed before its payload passes this
+PIECE_BYTES = 256 * KIB  # of an image, from a feeder
 MAX_CAPTION_BYTES = 64 * KIB
 MAX_ITEM_TEXT_BYTES = 192 * KIB  # all captions of one item together
 MAX_SLOTS = 16

@@ -24,6 +24,8 @@ from cfbus.core.retransmit import BROKER, Retransmitter
 
 HELLO_SECONDS = 3.0
 MOST_RETRY_SECONDS = 300.0
+HELPLESS = ("no-feeder", "cannot-read")
+"""Reasons to wait that somebody has to mend."""
 ASK_SECONDS = 30.0
 LOW_WATER_SECONDS = 10.0
 
@@ -152,8 +154,7 @@ class Worker:
             case m.Grant():
                 return self._grant(message, payload)
             case m.Wait():
-                self._waiting_for = message.reason
-                return []
+                return self._waits(message.reason)
             case m.Renewed():
                 self._window = message.window
                 return [effect for state in message.leases for effect in self._held.told(state)]
@@ -168,6 +169,11 @@ class Worker:
                 return self._error(message, now)
             case _:
                 return []
+
+    def _waits(self, reason: str) -> list[Effect]:
+        news = reason in HELPLESS and reason != self._waiting_for
+        self._waiting_for = reason
+        return [Note("lease.waits", (("why", reason),))] if news else []
 
     def _error(self, message: m.Error, now: float) -> list[Effect]:
         if message.fatal:
