@@ -250,7 +250,7 @@ class Terminals:
         self.config = folder / "cfbus.yaml"
         self._nursery = nursery
         port, self._stats_port = free_port(), free_port()
-        servers = [f"{who}.server=tcp://127.0.0.1:{port}" for who in ("writer", "worker", "admin")]
+        servers = [f"{who}.server=tcp://127.0.0.1:{port}" for who in ("writer", "worker", "feeder", "admin")]
         ports = [f"broker.port={port}", f"broker.stats_port={self._stats_port}"]
         flags = [word for setting in (*ports, *servers, *settings) for word in ("--set", setting)]
         where = ["--images", str(images)] if images else []
