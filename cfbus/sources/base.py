@@ -19,6 +19,7 @@ from typing import Literal, Protocol, TypeAlias
 
 LEFT_OUT_KEPT = 1000
 DISK_READERS = 4
+_HTTP_STATUS = re.compile(r"http-[1-9][0-9]{2}")
 
 Fault: TypeAlias = Literal["item", "worker", "network"]
 
@@ -35,6 +36,27 @@ class ReadReason(StrEnum):
     DOUBLED = "doubled"
     MISSING_COLUMN = "missing-column"
     BAD_COLUMN = "bad-column"
+    BAD_URL = "bad-url"
+    NO_SUCH_HOST = "no-such-host"
+    DNS_FAILED = "dns-failed"
+    PRIVATE_ADDRESS = "private-address"
+    CERTIFICATE = "certificate"
+    CONNECTION_FAILED = "connection-failed"
+    TIMEOUT = "timeout"
+    TOO_SLOW = "too-slow"
+    BAD_ANSWER = "bad-answer"
+    REDIRECTS = "too-many-redirects"
+    NOAI = "noai"
+    NOT_AN_IMAGE = "not-an-image"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ReadReason | None:
+        """``http-404`` and its like: what a server answered, with any three digits."""
+        if not isinstance(value, str) or not _HTTP_STATUS.fullmatch(value):
+            return None
+        reason = str.__new__(cls, value)
+        reason._name_, reason._value_ = value.upper().replace("-", "_"), value
+        return cls._value2member_map_.setdefault(value, reason)  # type: ignore[return-value]
 
 
 class ReadError(Exception):
