@@ -43,7 +43,7 @@ def _is_tar(path: Path | str) -> bool:
 
 
 Kind = Literal["folder", "webdataset", "huggingface", "urls", "scripted"]
-_LISTS = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".csv.gz")
+_LISTS = tuple(suffix + packed for suffix in (".csv", ".tsv", ".jsonl", ".ndjson", ".txt") for packed in ("", ".gz"))
 ONLY_FOR: dict[str, tuple[Kind, ...]] = {
     "image_column": ("webdataset", "huggingface"),
     "url_column": ("huggingface", "urls"),

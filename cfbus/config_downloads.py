@@ -10,7 +10,6 @@ from typing import Annotated
 from annotated_types import Len
 from pydantic import BeforeValidator, Field
 
-from cfbus import __version__
 from cfbus.config_types import Flag, Line, Whole
 from cfbus.config_words import Section
 
@@ -41,11 +40,16 @@ class Downloading(Section):
     max_redirects: Whole = Field(default=5, ge=0, le=20, description="How many redirects are followed.")
     max_mib: Whole = Field(default=64, ge=1, le=1024, description="The most that an image may have (MiB).")
     user_agent: Line = Field(
-        default=f"cfbus/{__version__}", min_length=1, max_length=200, description="What servers are told asks them."
+        default="cfbus", min_length=1, max_length=200, description="What servers are told asks them (User-Agent)."
     )
     disallowed_header_directives: Annotated[tuple[Line, ...], BeforeValidator(_several), Len(0, 20)] = Field(
         default=("noai", "noimageai", "noindex", "noimageindex"),
         description="An image whose server says one of these in X-Robots-Tag is not captioned; [] for all the same.",
+    )
+    hosts: Annotated[tuple[Line, ...], BeforeValidator(_several), Len(0, 1000)] = Field(
+        default=(),
+        description="The hosts that may be asked, such as images.example.org or *.example.org; by default all that are"
+        " public. For redirects too.",
     )
     allow_private_addresses: Flag = Field(
         default=False,

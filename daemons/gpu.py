@@ -26,7 +26,7 @@ from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.engines.base import Loaded
 from cfbus.engines.opening import open_engine
 from cfbus.errors import EXIT_DONE, CfbusError, ConfigError
-from cfbus.sources.base import Item
+from cfbus.sources.base import DISK_READERS, Item
 from cfbus.sources.columns import kept, url_of
 from cfbus.sources.opening import open_source
 from cfbus.store.spool import Spool as SpoolFolder
@@ -70,9 +70,12 @@ class GpuDaemon:
         self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._awake = False
         self._problem: CfbusError | None = None
-        self._engine, self._pool = open_engine(settings, self._read, self._post, begin.origins, self._give_up)
+        readers = self._source.readers
+        self._engine, self._pool = open_engine(settings, self._read, self._post, begin.origins, self._give_up, readers)
         self._captioned = 0  # whether anybody needed it or not
         name = f"{worker.name}-{worker.gpu_id}"
+        # What is waited for on its way here is no work for the engine: it comes on top.
+        self._most_in_flight = worker.concurrency + max(0, readers - DISK_READERS)
         self._rules = WorkerRules(runtime.new_id(), name[:64], worker.concurrency)
         self._core = Worker(self._rules, self._facts(), runtime.now())
         self._core.restore(self._spool.results(), runtime.now())
@@ -165,7 +168,7 @@ class GpuDaemon:
             self._carry_out(self._core.outcomes(outcomes, at))
 
     def _feed(self) -> None:
-        room = self._rules.concurrency - self._core.in_flight
+        room = self._most_in_flight - self._core.in_flight
         if room > 0 and not self._core.draining and self._core.unacked_bytes < self._most_unacked:
             items = self._core.next_items(room)
             if items:

@@ -262,8 +262,8 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--source",
-    type=click.Choice(["folder", "webdataset"]),
-    help="What IMAGES are: folders of pictures, or tars; by default known by their names.",
+    type=click.Choice(["folder", "webdataset", "urls"]),
+    help="What IMAGES are: folders of pictures, tars, or lists of addresses; by default known by their names.",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, readable=False), help="Where captions go; made if needed."

@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 LEFT_OUT_KEPT = 1000
 DISK_READERS = 4
@@ -36,6 +36,7 @@ class ReadReason(StrEnum):
     DOUBLED = "doubled"
     MISSING_COLUMN = "missing-column"
     BAD_COLUMN = "bad-column"
+    BAD_ROW = "bad-row"
     BAD_URL = "bad-url"
     NO_SUCH_HOST = "no-such-host"
     DNS_FAILED = "dns-failed"
@@ -139,6 +140,9 @@ class Known(Protocol):
 
     def contains(self, label: str, key: str) -> bool: ...
 
+    def end(self, label: str) -> tuple[int, bytes]:
+        """How many items the label's shards have together, and the locator of the last; 0 and nothing for none."""
+
 
 class NothingKnown:
     """The `Known` of a store without a listing."""
@@ -151,6 +155,17 @@ class NothingKnown:
 
     def contains(self, label: str, key: str) -> bool:
         return False
+
+    def end(self, label: str) -> tuple[int, bytes]:
+        return 0, b""
+
+
+@runtime_checkable
+class ColumnsApart(Protocol):
+    """A source that knows an item's columns without reading its image."""
+
+    def columns(self, item: Item) -> Mapping[str, object]:
+        """The item's columns. Raises ReadError."""
 
 
 class Source(Protocol):

@@ -60,6 +60,7 @@ class Downloads:
         self._settings = settings
         self._fetcher = Fetcher(settings, resolve, trust)
         self._address = web_address
+        self._wanted = tuple(host.lower().removeprefix("*") for host in settings.hosts)
         self._hosts = Hosts(settings.per_host)
         self._most_bytes = settings.max_mib << 20
         self._turn_seconds = settings.total_seconds * math.ceil(settings.at_once / settings.per_host)
@@ -70,6 +71,7 @@ class Downloads:
         target = self._address(url)
         spent = 0.0  # not: the time that was waited for other images of the host
         for _ in range(self._settings.max_redirects + 1):
+            self._may_ask(target.host)
             with self._hosts.turn(target.host, self._turn_seconds) as mine:
                 if not mine:
                     detail = f"Too many images of {target.host} are waited for."
@@ -87,6 +89,11 @@ class Downloads:
         """Let go of all connections; who waits to try again, waits no more."""
         self._closed.set()
         self._fetcher.close()
+
+    def _may_ask(self, host: str) -> None:
+        if self._wanted and not any(host.endswith(end) if end[:1] == "." else host == end for end in self._wanted):
+            detail = f"This worker does not ask {host} (dataset.downloads.hosts)."
+            raise ReadError(ReadReason.OUTSIDE, detail, "worker")
 
     # -- one target
 

@@ -20,7 +20,7 @@ from cfbus.engines.base import Loaded
 from cfbus.engines.feed import Fed, Feed
 from cfbus.errors import TryAgainError
 from cfbus.images import ImageError, Picture, Reason
-from cfbus.sources.base import ReadError, ReadReason
+from cfbus.sources.base import DISK_READERS, ReadError, ReadReason
 
 LOUD = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -233,7 +233,7 @@ def test_reading_stops_when_too_many_bytes_wait_for_a_decoder(monkeypatch: pytes
             state.notify_all()
         return Loaded(b"hold".ljust(400))
 
-    bound = 2 + feed.READERS
+    bound = 2 + DISK_READERS
     with rig(["hold"] * 30, hold) as run:
         run.put_all()
         with state:
