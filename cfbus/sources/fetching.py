@@ -45,6 +45,8 @@ def web_address(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
     if url.scheme not in _SCHEMES or not url.host:
         detail = f"Its address begins with {url.scheme[:20] or 'nothing'!r}, not with http:// or https://."
         raise ReadError(ReadReason.BAD_URL, detail, "item")
+    if url.port is not None and not 0 < url.port < 1 << 16:
+        raise ReadError(ReadReason.BAD_URL, f"Its address names the port {url.port}, which cannot be.", "item")
     if url.userinfo:
         raise ReadError(ReadReason.BAD_URL, "Its address holds a user name or password.", "item")
     return url.copy_with(fragment=None)
@@ -101,7 +103,15 @@ class _Stream(httpcore2.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, self._end.left(timeout)), self._end)
+        try:
+            inner = self._inner.start_tls(ssl_context, server_hostname, self._end.left(timeout))
+        except httpcore2.ConnectError as error:
+            cause = error.__cause__
+            if not isinstance(cause, ssl.SSLCertVerificationError):
+                raise
+            detail = f"The certificate of {server_hostname} is not good: {cause.verify_message.rstrip('.')}."
+            raise ReadError(ReadReason.CERTIFICATE, detail, "item") from None
+        return _Stream(inner, self._end)
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - the library's signature
         return self._inner.get_extra_info(info)
@@ -184,7 +194,9 @@ def _in_words(host: str) -> Iterator[None]:
         step = "no connection came about" if isinstance(error, httpcore2.ConnectTimeout) else "it says nothing"
         raise PassingError(ReadReason.TIMEOUT, f"{host} was waited for in vain: {step}.", "network") from None
     except httpcore2.ConnectError as error:
-        raise _unconnected(host, error) from None
+        raise PassingError(
+            ReadReason.CONNECTION_FAILED, f"No connection to {host}: {_said(error)}.", "network"
+        ) from None
     except httpcore2.NetworkError as error:
         detail = f"The connection to {host} was cut: {_said(error)}."
         raise PassingError(ReadReason.CONNECTION_FAILED, detail, "network") from None
@@ -193,15 +205,6 @@ def _in_words(host: str) -> Iterator[None]:
         raise PassingError(ReadReason.BAD_ANSWER, detail, "network") from None
     except (httpcore2.LocalProtocolError, httpcore2.UnsupportedProtocol) as error:
         raise ReadError(ReadReason.BAD_URL, f"Its address cannot be asked for: {_said(error)}.", "item") from None
-
-
-def _unconnected(host: str, error: httpcore2.ConnectError) -> ReadError:
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return ReadError(
-            ReadReason.CERTIFICATE, f"The certificate of {host} is not good: {cause.verify_message}.", "item"
-        )
-    return PassingError(ReadReason.CONNECTION_FAILED, f"No connection to {host}: {_said(error)}.", "network")
 
 
 def _said(error: Exception) -> str:
