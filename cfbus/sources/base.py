@@ -43,7 +43,7 @@ class ReadReason(StrEnum):
     PRIVATE_ADDRESS = "private-address"
     CERTIFICATE = "certificate"
     CONNECTION_FAILED = "connection-failed"
-    TIMEOUT = "timeout"
+    NO_ANSWER = "no-answer"
     TOO_SLOW = "too-slow"
     BAD_ANSWER = "bad-answer"
     REDIRECTS = "too-many-redirects"

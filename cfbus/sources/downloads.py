@@ -75,7 +75,7 @@ class Downloads:
             with self._hosts.turn(target.host, self._turn_seconds) as mine:
                 if not mine:
                     detail = f"Too many images of {target.host} are waited for."
-                    raise ReadError(ReadReason.TIMEOUT, detail, "network")
+                    raise ReadError(ReadReason.NO_ANSWER, detail, "network")
                 began = time.monotonic()
                 found = self._asked(target, began + self._settings.total_seconds - spent)
                 spent += time.monotonic() - began

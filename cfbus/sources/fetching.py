@@ -79,7 +79,7 @@ class _End(threading.local):
         left = self.at - time.monotonic()
         if left <= 0:
             raise PassingError(
-                ReadReason.TIMEOUT, "It took too long in all (dataset.downloads.total_seconds).", "network"
+                ReadReason.TOO_SLOW, "It took too long in all (dataset.downloads.total_seconds).", "network"
             )
         return left if timeout is None else min(left, timeout)
 
@@ -192,7 +192,7 @@ def _in_words(host: str) -> Iterator[None]:
         yield
     except httpcore2.TimeoutException as error:
         step = "no connection came about" if isinstance(error, httpcore2.ConnectTimeout) else "it says nothing"
-        raise PassingError(ReadReason.TIMEOUT, f"{host} was waited for in vain: {step}.", "network") from None
+        raise PassingError(ReadReason.NO_ANSWER, f"{host} was waited for in vain: {step}.", "network") from None
     except httpcore2.ConnectError as error:
         raise PassingError(
             ReadReason.CONNECTION_FAILED, f"No connection to {host}: {_said(error)}.", "network"

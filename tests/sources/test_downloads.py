@@ -351,7 +351,8 @@ def test_a_byte_now_and_then_is_too_slow(open_downloads: Callable[..., Downloads
 def test_headers_that_never_end_end_with_the_items_time(open_downloads: Callable[..., Downloads]) -> None:
     with serving({"/": drip(b"HTTP/1.1 200 OK\r\nX-Endless: ")}) as server:
         error = failed(open_downloads(total_seconds=1), at(server, "/a"))
-    assert (error.reason, error.fault) == ("timeout", "network")
+    assert error.reason in ("too-slow", "no-answer")  # by whether the time ends between two reads or in one
+    assert error.fault == "network"
 
 
 def test_a_server_that_says_nothing(open_downloads: Callable[..., Downloads]) -> None:
@@ -359,7 +360,7 @@ def test_a_server_that_says_nothing(open_downloads: Callable[..., Downloads]) ->
     with serving({"/": lambda asked: bool(done.wait(30)) and None}) as server:
         error = failed(open_downloads(timeout_seconds=1, attempts=1), at(server, "/a"))
         done.set()
-    assert (error.reason, error.fault) == ("timeout", "network")
+    assert (error.reason, error.fault) == ("no-answer", "network")
 
 
 # -- many at once
