@@ -302,9 +302,10 @@ def command(
     overrides: tuple[str, ...],
     accept_loss: bool,
 ) -> None:
-    """Caption all IMAGES into OUT: folders of pictures (with the folders in them), or tars of samples.
+    """Caption all IMAGES into OUT: folders of pictures (with the folders in them), tars of samples, or lists of
+    addresses (.csv, .tsv, .jsonl, .txt; .parquet with --source urls).
 
-    Tars are named one by one or by patterns: shards/*.tar, 'shard-{0000..0099}.tar'.
+    Tars and lists are named one by one or by patterns: shards/*.tar, 'shard-{0000..0099}.tar'.
 
     Run it again at any time: it goes on where it was, and captions what is new.
     """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle  # noqa: TID251 - the test is that errors survive it
 
+import pytest
+
 from cfbus.sources.base import ReadError, ReadReason
 
 

@@ -10,6 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
+from cfbus.sources.base import ReadError
+from cfbus.sources.downloads import Downloads
+
 JPEG = b"\xff\xd8\xff\xe0 not really a picture"
 
 
@@ -104,3 +109,24 @@ def image(body: bytes = JPEG, **headers: str) -> Page:
 
 def moved(place: str, code: int = 302) -> Page:
     return status(code, Location=place)
+
+
+def failed(downloads: Downloads, url: str) -> ReadError:
+    with pytest.raises(ReadError) as caught:
+        downloads.get(url)
+    assert type(caught.value) is ReadError
+    return caught.value
+
+
+def at(server: WebServer, path: str) -> str:
+    return f"http://127.0.0.1:{server.port}{path}"
+
+
+def raw(data: bytes) -> Page:
+    """Bytes as they are, then the end of the connection."""
+
+    def page(asked: Asked) -> None:
+        asked.wfile.write(data)
+        asked.close_connection = True
+
+    return page
