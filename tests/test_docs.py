@@ -180,11 +180,8 @@ def test_every_reason_to_wait_is_explained() -> None:
 
 def test_every_key_of_the_configuration_is_explained() -> None:
     page = text_of("configuration.md")
-    paths = [
-        path
-        for path in config.SCHEMA.known_paths()
-        if path[1:] not in ((), ("scripted",), ("sampling",), ("downloads",))
-    ]
+    parts = ((), ("scripted",), ("sampling",), ("downloads",))
+    paths = [path for path in config.SCHEMA.known_paths() if path[1:] not in parts]
     assert ("worker", "spool_dir") in paths
     assert {key for key in map(".".join, paths) if f"| `{key}` |" not in page} == set()
 
