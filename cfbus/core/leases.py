@@ -128,7 +128,10 @@ class LeaseTable:
         _drop(self._by_holder, row.instance, row.lease)
 
     def end(self, state: LeaseState) -> tuple[Pair, ...]:
-        """The lease runs no more. Returns its undone items that no other current lease covers."""
+        """The lease runs no more. Returns its undone items that no other current lease covers; none when it had ended
+        before, for others may have them since."""
+        if not state.current:
+            return ()
         state.current = False
         self._not_current(state)
         orphans = state.undone.copy()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from cfbus.bus.fields import PAGE_BYTES
+
 MAX_ZOMBIE_LEASE = 5.0
 FAT_BYTES = 60_000
 """With captions of this size a few results fill a window; then more of them are lost, so that credit would be too."""
@@ -90,5 +92,5 @@ class Plan:
             new_slot_at=rng.uniform(1.0, 60.0) if rng.random() < 0.2 else None,
             speeds=tuple(rng.choice([0.02, 0.1, 0.5, 2.0]) for _ in range(workers)),
             fat=fat,
-            page_bytes=rng.choice([100, 1 << 18]),
+            page_bytes=rng.choice([100, PAGE_BYTES]),
         )
