@@ -106,7 +106,11 @@ def test_headers_that_never_end_end_with_the_items_time(open_downloads: Callable
 
 def test_a_server_that_says_nothing(open_downloads: Callable[..., Downloads]) -> None:
     done = threading.Event()
-    with serving({"/": lambda asked: bool(done.wait(30)) and None}) as server:
+
+    def silent(asked: Asked) -> None:
+        done.wait(30)
+
+    with serving({"/": silent}) as server:
         error = failed(open_downloads(timeout_seconds=1, attempts=1), at(server, "/a"))
         done.set()
     assert (error.reason, error.fault) == ("no-answer", "network")
