@@ -50,6 +50,7 @@ KINDS: Final[Mapping[KeyPath, Kind]] = {
     ("worker", "concurrency"): Kind.LIVE,
     ("worker", "when_finished"): Kind.LIVE,
     ("worker", "decoders"): Kind.ENGINE,
+    ("feeder",): Kind.ELSEWHERE,
     ("admin",): Kind.ELSEWHERE,
 }
 """For a key, the longest of these that it begins with counts."""

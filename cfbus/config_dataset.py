@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Len
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from cfbus.config_downloads import Downloading
 from cfbus.config_types import Flag, Line, Place, Whole, is_url
 from cfbus.config_words import Section
 from cfbus.logs import display
@@ -42,7 +43,7 @@ def _is_tar(path: Path | str) -> bool:
 
 
 Kind = Literal["folder", "webdataset", "huggingface", "urls", "scripted"]
-_LISTS = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".csv.gz")
+_LISTS = tuple(suffix + packed for suffix in (".csv", ".tsv", ".jsonl", ".ndjson", ".txt") for packed in ("", ".gz"))
 ONLY_FOR: dict[str, tuple[Kind, ...]] = {
     "image_column": ("webdataset", "huggingface"),
     "url_column": ("huggingface", "urls"),
@@ -122,6 +123,9 @@ class Dataset(Section):
         default="",
         max_length=200,
         description="Branch, tag or commit of a dataset of the hub; what it names at the start is kept to.",
+    )
+    downloads: Downloading = Field(
+        default_factory=Downloading, description="How the images behind a table's or list's addresses are fetched."
     )
     delivery: Literal["auto", "direct", "feeder"] = Field(
         default="auto",

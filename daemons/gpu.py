@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import shlex
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +26,12 @@ from cfbus.core.worker import Worker
 from cfbus.daemons import gpu_report
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.gpu_reading import Reading
+from cfbus.daemons.handing_over import program
 from cfbus.daemons.reloading import Reloading
 from cfbus.daemons.seat import Blueprint, Opened, Seat
 from cfbus.engines.opening import check_engine, open_engine
 from cfbus.errors import EXIT_DONE, CfbusError, ConfigError
+from cfbus.sources.base import DISK_READERS
 from cfbus.store.spool import Spool as SpoolFolder
 
 DRAIN_SECONDS = 20.0
@@ -65,7 +65,7 @@ class GpuDaemon:
     def __init__(self, begin: Start) -> None:
         settings = begin.config
         worker = settings.worker
-        self._then = _program(worker.when_finished)
+        self._then = program(worker.when_finished)
         self._stays = worker.when_finished == "stay"
         self._log = logs.get_logger()
         self._family = begin.family
@@ -89,6 +89,8 @@ class GpuDaemon:
         self._got_on_at = runtime.now()  # when something came out of the engine, or it had nothing to do
         self._gpus = gpu_report.gpus_of(settings)
         self._measure_at = 0.0
+        # What is waited for on its way here is no work for the engine: it comes on top.
+        self._on_the_way = max(0, self._reading.readers - DISK_READERS)
         self._core = Worker(gpu_report.rules_of(worker, reads=self._reading.itself), self._facts(), runtime.now())
         self._core.restore(self._spool.results(), runtime.now())
         self._context: sockets.Context = zmq.Context()
@@ -100,7 +102,14 @@ class GpuDaemon:
 
     def _open(self, blueprint: Blueprint) -> Opened:
         with notify.extending(f"loading the engine {blueprint.settings.captions.engine}"):
-            return open_engine(blueprint.settings, self._reading.read, self._post, blueprint.origins, self._give_up)
+            return open_engine(
+                blueprint.settings,
+                self._reading.read,
+                self._post,
+                blueprint.origins,
+                self._give_up,
+                self._reading.readers,
+            )
 
     def _facts(self) -> EngineFacts:
         assert self._seat.engine is not None
@@ -216,7 +225,7 @@ class GpuDaemon:
 
     def _feed(self) -> None:
         engine = self._seat.engine
-        room = self._core.rules.concurrency - self._core.in_flight
+        room = self._core.rules.concurrency + self._on_the_way - self._core.in_flight
         if engine is not None and room > 0 and not self._core.draining and not self._spool_full:
             items = self._core.next_items(room)
             if items:
@@ -328,28 +337,14 @@ class GpuDaemon:
 
     def _check(self, loaded: Loaded) -> None:
         """Of a configuration that was read again; raises ConfigError."""
-        _program(loaded.config.worker.when_finished)
+        program(loaded.config.worker.when_finished)
         check_engine(loaded.config, loaded.origins)
 
     def _take(self, settings: Config) -> None:
         """What holds at once of a configuration that was read again."""
-        self._then = _program(settings.worker.when_finished)
+        self._then = program(settings.worker.when_finished)
         self._stays = settings.worker.when_finished == "stay"
         self._core.rules = replace(self._core.rules, concurrency=settings.worker.concurrency)
-
-
-def _program(when_finished: str) -> list[str]:
-    """The program of ``run:PROGRAM``, by its whole path, with its arguments. Raises ConfigError if it is not there."""
-    if not when_finished.startswith("run:"):
-        return []
-    name, *arguments = shlex.split(when_finished.removeprefix("run:"))
-    path = shutil.which(name)
-    if path is None:
-        raise ConfigError(
-            f"worker.when_finished: there is no program {logs.display(name, 200)} that can be run here.",
-            "Give its whole path.",
-        )
-    return [path, *arguments]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -196,6 +196,8 @@ def _default(value: object) -> str:
         return ", ".join(f"`{name}: {getattr(each, 'prompt', each)}`" for name, each in value.items()) or "none"
     if value is None or value == ():
         return "none"
+    if isinstance(value, tuple):
+        return ", ".join(code(str(each)) for each in value)
     return "empty" if value == "" else code(value)
 
 

@@ -274,8 +274,8 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--source",
-    type=click.Choice(["folder", "webdataset"]),
-    help="What IMAGES are: folders of pictures, or tars; by default known by their names.",
+    type=click.Choice(["folder", "webdataset", "urls"]),
+    help="What IMAGES are: folders of pictures, tars, or lists of addresses; by default known by their names.",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, readable=False), help="Where captions go; made if needed."
@@ -316,9 +316,10 @@ def command(
     accept_loss: bool,
     feeder: bool,
 ) -> None:
-    """Caption all IMAGES into OUT: folders of pictures (with the folders in them), or tars of samples.
+    """Caption all IMAGES into OUT: folders of pictures (with the folders in them), tars of samples, or lists of
+    addresses (.csv, .tsv, .jsonl, .txt; .parquet with --source urls).
 
-    Tars are named one by one or by patterns: shards/*.tar, 'shard-{0000..0099}.tar'.
+    Tars and lists are named one by one or by patterns: shards/*.tar, 'shard-{0000..0099}.tar'.
 
     Run it again at any time: it goes on where it was, and captions what is new.
     """

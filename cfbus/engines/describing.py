@@ -16,6 +16,7 @@ from cfbus.engines.asking import asked, unknown_slot
 from cfbus.engines.base import Loaded, Post, Read
 from cfbus.engines.feed import Fed, Feed
 from cfbus.images import Picture
+from cfbus.sources.base import DISK_READERS
 
 Described = tuple[Picture, tuple[str | None, ...]]
 NOT_ASKED = Caption("", SKIPPED, flags=1 << FLAGS.index("empty"))
@@ -26,11 +27,11 @@ class PaletteEngine:
 
     facts = EngineFacts(palette.ENGINE, palette.MODEL)
 
-    def __init__(self, read: Read, pool: DecodePool, post: Post) -> None:
+    def __init__(self, read: Read, pool: DecodePool, post: Post, *, readers: int = DISK_READERS) -> None:
         self._post = post
         self._describers = pool.processes
         self._spec: Spec | None = None
-        self._feed: Feed[Described] = Feed(read, pool, self._described)
+        self._feed: Feed[Described] = Feed(read, pool, self._described, readers)
 
     def use(self, spec: Spec) -> None:
         """See ``Engine.use``."""

@@ -6,7 +6,7 @@ Invariants:
 - Every item that is put comes out exactly once: as what ``then`` made of its picture, or as a failure
   with a reason and whose fault it is. ``close`` fails what is left, and nothing comes out afterwards.
 - One bad picture never touches its neighbours, and what this host cannot do is no picture's fault.
-- Between reading and decoding, at most ``READERS`` files and ``AHEAD_BYTES`` more lie in memory; one
+- Between reading and decoding, at most as many files as there are readers and ``AHEAD_BYTES`` more lie in memory; one
   file of any size may go when there is nothing else.
 """
 
@@ -26,9 +26,8 @@ from cfbus.core.outcome import WorkItem
 from cfbus.decoding import CallError, DecodePool
 from cfbus.engines.base import Loaded, Read
 from cfbus.images import ImageError, Picture
-from cfbus.sources.base import Fault, ReadError
+from cfbus.sources.base import DISK_READERS, Fault, ReadError
 
-READERS = 4
 AHEAD_BYTES = 256 * 1024 * 1024
 CLOSE_SECONDS = 2.0
 _MAX_DETAIL = 500
@@ -61,9 +60,11 @@ class _Ticket(Generic[T]):
 
 
 class Feed(Generic[T]):
-    """Reads and decodes; ``post`` gets what is ready, from any thread."""
+    """Reads with so many ``readers`` at once and decodes; ``post`` gets what is ready, from any thread."""
 
-    def __init__(self, read: Read, pool: DecodePool, post: Callable[[Fed[T]], None]) -> None:
+    def __init__(
+        self, read: Read, pool: DecodePool, post: Callable[[Fed[T]], None], readers: int = DISK_READERS
+    ) -> None:
         self._read = read
         self._pool = pool
         self._post = post
@@ -75,7 +76,7 @@ class Feed(Generic[T]):
         self._held_bytes = 0
         self._decoding = 0
         self._readers: list[threading.Thread] = []
-        for _ in range(READERS):
+        for _ in range(readers):
             self._start_reader()
 
     def put(self, item: WorkItem, plan: Callable[[Loaded], Callable[[Picture], T]]) -> None:

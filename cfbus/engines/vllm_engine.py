@@ -30,6 +30,7 @@ from cfbus.engines.vllm_asking import Job
 from cfbus.engines.vllm_host import Host, failed
 from cfbus.errors import ConfigError
 from cfbus.images import Picture
+from cfbus.sources.base import DISK_READERS
 
 Key = tuple[str, int]
 
@@ -38,7 +39,16 @@ class VllmEngine:
     """Captions with a vision-language model. ``keep_host``: the host is somebody else's to close."""
 
     def __init__(
-        self, host: Host, vllm: Vllm, version: str, read: Read, pool: DecodePool, post: Post, *, keep_host: bool = False
+        self,
+        host: Host,
+        vllm: Vllm,
+        version: str,
+        read: Read,
+        pool: DecodePool,
+        post: Post,
+        *,
+        readers: int = DISK_READERS,
+        keep_host: bool = False,
     ) -> None:
         self._host = host
         self._vllm = vllm
@@ -49,7 +59,7 @@ class VllmEngine:
         self._state = threading.Lock()  # guards what follows
         self._jobs: dict[Key, Job] = {}
         host.ended = self._ended
-        self._feed: Feed[Picture] = Feed(read, pool, self._fed)
+        self._feed: Feed[Picture] = Feed(read, pool, self._fed, readers)
 
     @property
     def facts(self) -> EngineFacts:

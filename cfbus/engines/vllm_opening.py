@@ -21,6 +21,7 @@ from cfbus.engines.vllm_host import Host
 from cfbus.engines.vllm_template import ModelTemplate
 from cfbus.errors import CfbusError
 from cfbus.gpus import BY_BUS
+from cfbus.sources.base import DISK_READERS
 
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -44,6 +45,7 @@ def open_vllm(
     pool: DecodePool,
     post: Post,
     give_up: Callable[[CfbusError], None] | None,
+    readers: int = DISK_READERS,
 ) -> VllmEngine:
     """Load the model of this configuration; takes seconds to minutes. Raises ConfigError."""
     vllm = settings.vllm
@@ -57,7 +59,7 @@ def open_vllm(
     if give_up is not None:
         host.give_up = give_up
     host.start()
-    return VllmEngine(host, vllm, there.version, read, pool, post)
+    return VllmEngine(host, vllm, there.version, read, pool, post, readers=readers)
 
 
 def prepare(environ: MutableMapping[str, str], gpu_id: str, count: int) -> None:

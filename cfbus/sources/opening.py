@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from cfbus.config_dataset import Dataset
+from cfbus.errors import SourceError
+from cfbus.logs import display
 from cfbus.sources.base import Source
 from cfbus.sources.folder import FolderSource
 from cfbus.sources.scripted import ScriptedSource
 from cfbus.sources.tars import TarSource
+from cfbus.sources.url_lists import UrlSource
 
 
 def open_source(dataset: Dataset) -> Source:
@@ -18,4 +21,22 @@ def open_source(dataset: Dataset) -> Source:
     local = tuple(path for path in dataset.paths if isinstance(path, Path))
     if dataset.source == "webdataset":
         return TarSource(local, image=dataset.image_column, follow_links=dataset.follow_links)
+    if dataset.source == "urls":
+        return UrlSource(
+            _lists(dataset),
+            dataset.downloads,
+            url_column=dataset.url_column,
+            key_column=dataset.key_column,
+            follow_links=dataset.follow_links,
+            shard_items=dataset.shard_items,
+        )
     return FolderSource(local, follow_links=dataset.follow_links, shard_items=dataset.shard_items)
+
+
+def _lists(dataset: Dataset) -> list[Path]:
+    away = next((path for path in dataset.paths if not isinstance(path, Path)), None)
+    if away is not None:
+        raise SourceError(
+            f"dataset.paths: the list {display(away, 200)} is no file here.", "Download it first, then name the file."
+        )
+    return [path for path in dataset.paths if isinstance(path, Path)]
