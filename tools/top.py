@@ -149,6 +149,8 @@ def command(config_file: Path | None, overrides: tuple[str, ...], stats: str | N
     def go() -> int:
         wanted = [*overrides, *([f"admin.stats={stats}"] if stats else [])]
         settings = config.load("top", config_file, wanted, os.environ).config.admin
+        for name in ("COLUMNS", "LINES"):  # exported by somebody, they are the size of another screen
+            os.environ.pop(name, None)
         console = screen(sys.stdout)
         if not (once or in_json) and not (console.is_terminal and sys.stdin.isatty()):
             raise UsageError("This is no terminal: there is no screen to fill.", "Use --once, or --json for scripts.")
