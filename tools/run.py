@@ -271,10 +271,10 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
 
 
 @click.command()
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path, readable=False))
+@click.argument("images", nargs=-1, type=click.Path(path_type=str, readable=False))
 @click.option(
     "--source",
-    type=click.Choice(["folder", "webdataset", "urls"]),
+    type=click.Choice(["folder", "webdataset", "huggingface", "urls"]),
     help="What IMAGES are: folders of pictures, tars, or lists of addresses; by default known by their names.",
 )
 @click.option(
@@ -303,7 +303,7 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
 @click.option("--accept-loss", is_flag=True, help="Go on although the store ends before what was acknowledged.")
 @click.option("--feeder", is_flag=True, help="Serve the images to the workers over the bus; they open none themselves.")
 def command(
-    images: tuple[Path, ...],
+    images: tuple[str, ...],
     source: str | None,
     out: Path,
     slots: tuple[str, ...],
