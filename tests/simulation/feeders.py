@@ -40,8 +40,7 @@ class Feeders:
         self._ways: dict[tuple[str, str], m.Way] = {}
         self._told: dict[Connection, set[str]] = defaultdict(set)
         self._yes: dict[str, Connection] = {}
-        self._fetched: m.Data | None = None
-        self._content = b""
+        self._fetched: list[tuple[m.Data, bytes]] = []
 
     # ------------------------------------------------------------------ the process of a feeder
 
@@ -81,7 +80,7 @@ class Feeders:
                 world.net.to_broker(node, message, payload)
             case e.Send(_, message, payload):
                 assert isinstance(message, m.Data)
-                self._fetched, self._content = message, payload
+                self._fetched.append((message, payload))
             case Read():
                 assert isinstance(node.core, Serving)
                 for more in node.core.loaded(effect.to, effect.lease, effect.index, b"", effect.key.encode(), None):
@@ -134,19 +133,19 @@ class Feeders:
         world.wake(node)
 
     def _get(self, core: Serving, feeder: Node, node: Node, item: WorkItem) -> bool:
-        self._fetched = None
+        self._fetched.clear()
         line = (node.name, node.life)
         fetch = m.Fetch(lease=item.lease, items=(item.index,), credit=CREDIT)
         for effect in core.fetch(line, node.public, fetch, self._world.now):
             self.carry_out(feeder, effect)
         core.check()
-        fetched = self._fetched
-        assert fetched is not None, "what is asked for is answered"
+        assert len(self._fetched) == 1, "what is asked for is answered, once"
+        fetched, content = self._fetched[0]
         assert (fetched.lease, fetched.index) == (item.lease, item.index)
         if fetched.failure is not None:
             assert fetched.failure.reason == "no-lease", f"a feeder says {fetched.failure.reason}"
             return False
-        assert self._content.decode() == item.key, "a feeder serves another item"
+        assert content.decode() == item.key, "a feeder serves another item"
         return True
 
     # ------------------------------------------------------------------ what must be true

@@ -33,8 +33,10 @@ FEEDING = (
             Edit(
                 "core/leases.py",
                 "            self._not_current(state)\n            if not state.preparing:",
-                "            self._not_current(state)\n            if state.fed and self.over[-1:] == [state.row.lease]:\n"
-                "                self.over.pop()\n            if not state.preparing:",
+                "            self._not_current(state)\n"
+                "            if state.fed and self.over[-1:] == [state.row.lease]:\n"
+                "                self.over.pop()\n"
+                "            if not state.preparing:",
             ),
         ),
         (100000, 100001, 100002, 100003, 100005),

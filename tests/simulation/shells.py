@@ -13,6 +13,7 @@ from cfbus.bus.columns import build
 from cfbus.bus.wire import encode_table
 from cfbus.core import effects as e
 from cfbus.core.outcome import Caption, EngineFacts, Outcome, WorkItem
+from cfbus.core.serving import ServingEffect
 from cfbus.core.worker import Worker, WorkerRules
 from cfbus.core.writer import Writer, WriterRules
 
@@ -55,7 +56,9 @@ class Shells:
         world = self._world
         node.life += 1
         items = world.rng.choice([1, 4, 64])
-        rules = WorkerRules(world.new_id(), node.name, CONCURRENCY, result_items=items, resend_seconds=5.0, reads=node.reads)
+        rules = WorkerRules(
+            world.new_id(), node.name, CONCURRENCY, result_items=items, resend_seconds=5.0, reads=node.reads
+        )
         core = Worker(rules, EngineFacts("scripted", "none"), world.now)
         if node.spool:
             world.seen["spool replayed"] += 1
@@ -64,7 +67,7 @@ class Shells:
         node.core = core
         world.net.link(node)
 
-    def carry_out(self, node: Node, effect: e.Effect) -> None:
+    def carry_out(self, node: Node, effect: ServingEffect) -> None:
         """One effect of a writer, worker or feeder."""
         world = self._world
         if node.role is m.Role.FEEDER:

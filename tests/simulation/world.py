@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from simulation.disk import Disk, Ledger, Place
 from simulation.faults import Faults, has_staged
@@ -27,6 +27,7 @@ from cfbus.core import telling as telling_module
 from cfbus.core import writer as writer_module
 from cfbus.core.broker import Broker
 from cfbus.core.feeding import UNREACHABLE_SECONDS
+from cfbus.core.serving import ServingEffect
 from cfbus.core.state import Remembered, Rules
 from cfbus.core.watching import status
 from cfbus.core.worker import Worker
@@ -346,7 +347,7 @@ class World:
         self.shells.feed(node)
         self.wake(node)
 
-    def node_effects(self, node: Node, effects: list[e.Effect]) -> None:
+    def node_effects(self, node: Node, effects: Sequence[ServingEffect]) -> None:
         """Carry out, in order; the process may end in between."""
         crash_at = self._crash_point(len(effects))
         for at, effect in enumerate(effects):
