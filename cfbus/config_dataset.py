@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Len
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from cfbus.config_downloads import Downloading
 from cfbus.config_types import Flag, Line, Place, Whole, is_url
 from cfbus.config_words import Section
 from cfbus.logs import display
@@ -42,7 +43,7 @@ def _is_tar(path: Path | str) -> bool:
 
 
 Kind = Literal["folder", "webdataset", "huggingface", "urls", "scripted"]
-_LISTS = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".csv.gz")
+_LISTS = tuple(suffix + packed for suffix in (".csv", ".tsv", ".jsonl", ".ndjson", ".txt") for packed in ("", ".gz"))
 ONLY_FOR: dict[str, tuple[Kind, ...]] = {
     "image_column": ("webdataset", "huggingface"),
     "url_column": ("huggingface", "urls"),
@@ -86,8 +87,8 @@ class Dataset(Section):
     paths: Annotated[tuple[Place, ...], BeforeValidator(_several), AfterValidator(_not_too_many)] = Field(
         default=(),
         description="What to caption: folders of pictures, with all folders in them; or tars, as patterns like"
-        " shards/*.tar and shard-{0000..0099}.tar, or folders that hold tars; tars behind https:// and s3://; a dataset"
-        " of the Hugging Face hub (hf://NAME/SET) or its parquet files; lists of addresses (.csv, .jsonl, .parquet).",
+        " shards/*.tar and shard-{0000..0099}.tar, or folders that hold tars; a dataset of the Hugging Face hub"
+        " (hf://NAME/SET) or parquet files with images; lists of addresses (.csv, .jsonl, .parquet).",
     )
     source: Kind = Field(
         default_factory=_source,
@@ -122,6 +123,9 @@ class Dataset(Section):
         default="",
         max_length=200,
         description="Branch, tag or commit of a dataset of the hub; what it names at the start is kept to.",
+    )
+    downloads: Downloading = Field(
+        default_factory=Downloading, description="How the images behind a table's or list's addresses are fetched."
     )
     delivery: Literal["auto", "direct", "feeder"] = Field(
         default="auto",

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from cfbus.config_types import AnyPath, Endpoint, Folder, Line, Whole
+from cfbus.config_types import AnyPath, Endpoint, Folder, Gpus, Line, Whole
 from cfbus.config_words import Section
 from cfbus.logs import display
 
@@ -119,7 +119,11 @@ class Worker(Peer):
         max_length=64,
         description="What this worker is called on screens; by default the name of the machine.",
     )
-    gpu_id: Whole = Field(default=0, ge=0, le=1023, description="The GPU of this worker; one process for each GPU.")
+    gpu_id: Gpus = Field(
+        default="0",
+        description="The GPU of this worker, by its number or its name (GPU-…, MIG-…); one process for each GPU, but"
+        " for a model on several: 0,1 or [0, 1].",
+    )
     spool_dir: Folder = Field(
         default=Path("spool"), description="The folder for results that are not yet acknowledged."
     )
@@ -140,6 +144,31 @@ class Worker(Peer):
     )
     concurrency: Whole = Field(
         default=64, ge=1, le=4096, description="How many items the engine works on at the same time."
+    )
+
+
+class Feeder(Peer):
+    key_file: AnyPath = Field(
+        default=Path("keys/feeder.key_secret"), description="The feeder's secret key, readable by it alone."
+    )
+    name: Line = Field(
+        default_factory=_host,
+        min_length=1,
+        max_length=64,
+        description="What this feeder is called on screens; by default the name of the machine.",
+    )
+    host: Line = Field(
+        default="127.0.0.1",
+        min_length=1,
+        max_length=255,
+        description="The address to listen on for workers; 0.0.0.0 or :: for all.",
+    )
+    port: Whole = Field(default=7712, ge=0, le=65535, description="The port for workers; 0 takes any that is free.")
+    reachable_at: Endpoint | None = Field(
+        default=None, description="Where workers reach this feeder; by default the address that it listens on."
+    )
+    memory_mib: Whole = Field(
+        default=256, ge=16, le=1 << 20, description="The most that is read ahead for all workers together (MiB)."
     )
 
 

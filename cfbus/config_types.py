@@ -17,6 +17,7 @@ from cfbus.config_file import absolute
 from cfbus.logs import display
 
 _SLOT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_GPU = re.compile(r"0|[1-9][0-9]{0,2}|10[01][0-9]|102[0-3]|GPU-[0-9A-Fa-f-]{4,36}|MIG-[0-9A-Za-z/-]{4,60}")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s]+", re.IGNORECASE)
 _ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
 
@@ -79,6 +80,21 @@ def _slot_name(name: str) -> str:
     return name
 
 
+MAX_GPUS = 64
+
+
+def _gpus(given: object) -> str:
+    """GPUs in one form, ``0,1``, whether they came as a number, a list or a text."""
+    listed = given if isinstance(given, list | tuple) else [given]
+    if len(listed) == 1 and isinstance(listed[0], str):
+        listed = listed[0].split(",")
+    names = [str(each).strip() for each in listed if isinstance(each, str | int) and not isinstance(each, bool)]
+    fit = len(names) == len(listed) and all(_GPU.fullmatch(name) for name in names)
+    if not fit or not 1 <= len(names) <= MAX_GPUS or len({name.lower() for name in names}) < len(names):
+        raise ValueError("a GPU or several, each once: numbers from 0 to 1023, or names that begin with GPU- or MIG-")
+    return ",".join(names)
+
+
 Whole = Annotated[int, Strict()]
 Number = Annotated[float, Strict()]
 Flag = Annotated[bool, Strict()]
@@ -87,4 +103,5 @@ Place = Annotated[Path | str, BeforeValidator(_place)]
 Folder = Annotated[Path, BeforeValidator(_path), AfterValidator(_folder)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
+Gpus = Annotated[str, BeforeValidator(_gpus)]
 SlotName = Annotated[str, AfterValidator(_slot_name)]

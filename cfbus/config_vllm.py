@@ -68,7 +68,10 @@ class Vllm(Section):
         default="auto", description="The numbers that the model computes with; 'auto' for what it was made with."
     )
     tensor_parallel_size: Whole = Field(
-        default=1, ge=1, le=64, description="How many GPUs share one model; they are those from worker.gpu_id on."
+        default=1,
+        ge=1,
+        le=64,
+        description="How many GPUs share one model: all that worker.gpu_id names, or those from its number on.",
     )
     gpu_memory_utilization: Number = Field(
         default=0.92, ge=0.01, le=1, description="The share of the GPU's memory that vLLM takes."

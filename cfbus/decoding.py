@@ -106,6 +106,11 @@ class DecodePool:
             self._tasks.put(task)
         return task.future
 
+    @property
+    def processes(self) -> int:
+        """How many there are."""
+        return len(self._seats)
+
     def close(self, timeout: float = 5.0) -> None:
         """Cancel what waits, end the children at once, return within `timeout` seconds."""
         with self._lock:

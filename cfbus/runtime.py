@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,12 +19,13 @@ from dataclasses import dataclass
 
 import zmq
 
-from cfbus import logs
+from cfbus import logs, notify
 from cfbus.bus import connections, keys, sockets
 from cfbus.bus.keys import KeyPair
 from cfbus.bus.messages import Message
 from cfbus.bus.sockets import Connection, ConnectionWatch
 from cfbus.bus.wire import WireError, decode, encode
+from cfbus.core.effects import Stop
 from cfbus.errors import EXIT_INTERRUPTED, CfbusError, ConfigError, KeyRefusedError, WrongServerError
 
 MAX_WAIT_SECONDS = 60.0
@@ -101,6 +101,18 @@ class Loop:
         for number in self._handled:
             signal.signal(number, asked)
 
+    def on_hangup(self, read_again: Callable[[], None]) -> None:
+        """SIGHUP: read again what may have changed; but when it is the terminal that was closed, stop with it."""
+        had_terminal = _has_terminal()
+
+        def asked(_signal: int, _frame: object) -> None:
+            if had_terminal and not _has_terminal():
+                self.stop_requests += 1
+            read_again()
+            self.wake()
+
+        signal.signal(signal.SIGHUP, asked)
+
     def follow_parent(self, fd: int) -> None:
         """Stop when the other end of this pipe closes: our parent is gone."""
 
@@ -115,14 +127,25 @@ class Loop:
         """End after this turn."""
         self.exit_code = exit_code
 
-    def run(self, turn: Callable[[float], float]) -> int:
-        """Take turns until ``stop``. ``turn(now)`` does what is due and says when it wants the next one."""
+    def run(
+        self,
+        turn: Callable[[float], float],
+        describe: Callable[[], str] = str,
+        at_work: Callable[[float], str] = lambda _: "",
+    ) -> int:
+        """Take turns until ``stop``. ``turn(now)`` does what is due and says when it wants the next one.
+
+        For systemd, if it started us: ``describe`` is its status line, and it hears that we live as long as
+        ``at_work(now)`` is empty (else a sentence that says what stands still).
+        """
+        watchdog = notify.Watchdog(at_work)
         # What lives now lives on; what is made from here on has no cycles worth looking for often.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 10, 10)
         deadline = turn(now())
         while self.exit_code is None:
+            deadline = min(deadline, watchdog.turn(now(), describe))
             wait = min(max(deadline - now(), 0.0), MAX_WAIT_SECONDS)
             for source, _ in self._poller.poll(int(wait * 1000) + (wait > 0)):
                 callback = self._callbacks.get(source)
@@ -152,7 +175,7 @@ class Link:
         self._context = context
         self._pair = pair
         self._server_public = server_public
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._on_connected = on_connected
         self._on_message = on_message
         self._log = logs.get_logger()
@@ -172,7 +195,7 @@ class Link:
 
     def _dial(self) -> None:
         self._reached = False
-        self._socket, self._watch = sockets.connect_bus(self._context, self._pair, self._server_public, self._endpoint)
+        self._socket, self._watch = sockets.connect_bus(self._context, self._pair, self._server_public, self.endpoint)
         self._loop.watch(self._socket, self._readable)
         self._loop.watch(self._watch.events, self._changed)
 
@@ -218,21 +241,21 @@ class Link:
         self.trouble = None
         self._failures, self._wrong_since, self._diagnose_at = 0, None, 0.0
         self._dismiss_stranger()
-        self._log.info("bus.connected", endpoint=self._endpoint)
+        self._log.info("bus.connected", endpoint=self.endpoint)
         self._on_connected()
 
     def _without(self, why: Connection) -> None:
         """There is no way to the broker now; a person is told why, and it ends if trying on makes no sense."""
         self.connected = False
         self.trouble = why
-        self._log.warning(f"bus.{why.value}", why=why.sentence(self._endpoint))
+        self._log.warning(f"bus.{why.value}", why=why.sentence(self.endpoint))
         if why is not Connection.WRONG_SERVER:
             self._wrong_since = None
             return
         self._wrong_since = self._wrong_since or now()
         if not self._ever_admitted and now() - self._wrong_since >= WRONG_SERVER_SECONDS:
             raise WrongServerError(
-                why.sentence(self._endpoint),
+                why.sentence(self.endpoint),
                 "Compare server and server_key in the configuration with what the broker shows when it starts.",
             )
 
@@ -240,7 +263,7 @@ class Link:
         """To a peer whose key waits for approval, and to one that expects another broker, libzmq shows the same: ask
         as a stranger, whom only the right broker can refuse."""
         if self._stranger is None and at >= self._diagnose_at:
-            self._stranger = connections.Stranger(self._context, self._endpoint, self._server_public)
+            self._stranger = connections.Stranger(self._context, self.endpoint, self._server_public)
             self._stranger_until = at + DIAGNOSIS_SECONDS
             self._loop.watch(self._stranger.events, self._look_at_stranger)
 
@@ -264,11 +287,11 @@ class Link:
     def _refused(self) -> KeyRefusedError:
         if self._ever_admitted:
             return KeyRefusedError(
-                f"The broker at {self._endpoint} does not admit this key any more: it was revoked or has expired.",
+                f"The broker at {self.endpoint} does not admit this key any more: it was revoked or has expired.",
                 f"Ask the maintainer why; the key is {keys.fingerprint(self._pair.public)}.",
             )
         return KeyRefusedError(
-            Connection.REFUSED.sentence(self._endpoint),
+            Connection.REFUSED.sentence(self.endpoint),
             "Ask the maintainer to add this key: its public half is the .key file beside the secret one, or the line "
             f"that `cfbus keygen` printed; its fingerprint is {keys.fingerprint(self._pair.public)}.",
         )
@@ -313,20 +336,26 @@ class Family:
 
     def ready(self, facts: Mapping[str, str | int]) -> None:
         """Tell systemd, and a parent that waits for it, that the daemon serves."""
-        notify("READY=1")
+        notify.tell("READY=1")
         if self.ready_fd is not None:
             with os.fdopen(self.ready_fd, "w") as pipe:
                 pipe.write(json.dumps(dict(facts)) + "\n")
 
 
-def notify(state: str) -> None:
-    """Tell systemd, if it started us."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as door:
-        door.connect("\0" + address[1:] if address.startswith("@") else address)
-        door.sendall(state.encode())
+def _has_terminal() -> bool:
+    """Whether a terminal controls this process."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def ended_by(stop: Stop) -> CfbusError:
+    """What a core's wish to stop is to the last frame."""
+    error = CfbusError(stop.sentence, stop.hint)
+    error.exit_code = stop.exit_code
+    return error
 
 
 def last_frame(command: Callable[[], int]) -> int:

@@ -5,8 +5,6 @@ Joins the broker's core to its sockets, ledger and registry. One thread over a p
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from pathlib import Path
 import click
 import zmq
 
-from cfbus import logs, runtime
+from cfbus import logs, notify, runtime
 from cfbus.bus import auth, connections, keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.wire import WireError, decode, encode
@@ -36,18 +34,16 @@ from cfbus.core.effects import (
     Stop,
 )
 from cfbus.core.state import Rules
-from cfbus.core.watching import status, workers
+from cfbus.core.watching import status
 from cfbus.daemons import registrar
 from cfbus.daemons.flags import Start, common_flags, override, start
+from cfbus.daemons.publishing import Publisher
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
 from cfbus.spec import spec_of
 from cfbus.store.durable import make_dir
 from cfbus.store.ledger import Ledger
 
 DRAIN_MESSAGES = 512
-STATS_SECONDS = 1.0
-WORKERS_SECONDS = 5.0
-MANY_PAGES = 8
 WATCHDOG_SECONDS = 5.0
 KEYS_SECONDS = 60.0
 MAX_OWED = 10_000
@@ -91,13 +87,12 @@ class BrokerDaemon:
             lease_seconds=float(settings.broker.lease_seconds),
             max_attempts=settings.broker.max_attempts,
             accept_loss=accept_loss,
+            delivery=settings.dataset.delivery,
         )
         self._core = Broker(rules, runtime.new_id, self._ledger.remembered(), runtime.now())
         self._dropped: Counter[str] = Counter()
         self._owed: list[Effect] = []
-        self._watchers = 0
-        self._stats_at = self._workers_at = self._watchdog_at = self._keys_at = 0.0
-        self._last_status = (False, False, "", False)
+        self._watchdog_at = self._keys_at = 0.0
         self._tick_at = 0.0
         self._open(settings.broker.host, settings.broker.port, settings.broker.stats_port)
 
@@ -110,6 +105,7 @@ class BrokerDaemon:
         self._bus, self.port = sockets.bind_bus(self._context, self._pair, host, port)
         self._peers = connections.PeerWatch(self._bus)
         self._stats, self.stats_port = sockets.bind_stats(self._context, self._pair, host, stats_port)
+        self._publisher = Publisher(self._stats)
         self._monitors = connections.PeerWatch(self._stats)
         self._loop.watch(self._bus, self._receive)
         self._loop.watch(self._stats, self._subscriptions)
@@ -120,28 +116,24 @@ class BrokerDaemon:
         connections.self_test(self.endpoint, self._pair.public)
         self._core.contributors = self._registrar.contributors
         self._loop.handle_signals()
-        self._reload_on_hangup()
+        self._loop.on_hangup(self._read_keys_now)
         if self._family.parent_fd is not None:
             self._loop.follow_parent(self._family.parent_fd)
         line = keys.public_line(self._pair.public, "broker")
         self._log.info("broker.serves", endpoint=self.endpoint, stats_port=self.stats_port, server_key=line)
         self._family.ready({"port": self.port, "stats_port": self.stats_port, "server_key": line})
         try:
-            return self._loop.run(self._turn)
+            return self._loop.run(self._turn, self._describe)
         finally:
             self._close()
 
-    def _reload_on_hangup(self) -> None:
-        """SIGHUP reads the registry now; when it is the terminal that was closed, the broker ends with it."""
-        had_terminal = _has_terminal()
+    def _describe(self) -> str:
+        view = status(self._core, runtime.now())
+        doing = view.why or "leasing"
+        return f"{doing}: {view.done:,} of {view.items:,} items done, {view.workers} workers, {view.rate:.1f} items/s"
 
-        def asked(_signal: int, _frame: object) -> None:
-            if had_terminal and not _has_terminal():
-                self._loop.stop_requests += 1
-            self._keys_at = 0.0
-            self._loop.wake()
-
-        signal.signal(signal.SIGHUP, asked)
+    def _read_keys_now(self) -> None:
+        self._keys_at = 0.0
 
     def _close(self) -> None:
         self._peers.close()
@@ -157,6 +149,7 @@ class BrokerDaemon:
 
     def _turn(self, at: float) -> float:
         if self._loop.stop_requests:
+            notify.tell("STOPPING=1")
             self._log.info("broker.stops")
             self._loop.stop(EXIT_DONE)
         if not self._door.alive:
@@ -171,11 +164,10 @@ class BrokerDaemon:
         if at >= self._keys_at:
             self._keys_at = at + KEYS_SECONDS
             self._reload_keys()
-        self._publish(at)
+        self._publisher.publish(self._core, at)
         deadline = self._core.next_deadline()
         self._tick_at = float("inf") if deadline is None else deadline
-        times = [self._watchdog_at, self._keys_at, max(self._tick_at, at + 0.05)]
-        return min([*times, *([self._stats_at] if self._watchers else [])])
+        return min(self._watchdog_at, self._keys_at, max(self._tick_at, at + 0.05), self._publisher.next_at)
 
     def _receive(self) -> None:
         batch = sockets.drain(self._bus, DRAIN_MESSAGES, self._dropped)
@@ -191,8 +183,9 @@ class BrokerDaemon:
         if entry is None:
             self._dropped["key-not-admitted"] += 1
             return []
-        expires = registrar.microseconds(entry.expires)
-        peer = Peer(inbound.routing_id, keys.fingerprint(entry.public), entry.contributor, entry.role, expires)
+        public, expires = entry.public.decode(), registrar.microseconds(entry.expires)
+        mark = keys.fingerprint(entry.public)
+        peer = Peer(inbound.routing_id, mark, entry.contributor, entry.role, public, expires)
         try:
             message, payload = decode(inbound.frames)
         except WireError as error:
@@ -219,6 +212,7 @@ class BrokerDaemon:
                     self._send(peer.connection, enrolled)
                 case Note(event, facts):
                     self._log.info(event, **dict(facts))
+                    self._publisher.happened(effect, runtime.wall())
                 case Stop(sentence, hint):
                     raise UnsafeError(sentence, hint)
                 case _:
@@ -287,36 +281,7 @@ class BrokerDaemon:
         return out
 
     def _subscriptions(self) -> None:
-        for frames in sockets.drain_client(self._stats, DRAIN_MESSAGES):
-            first = bytes(frames[0][:1])
-            self._watchers += {b"\1": 1, b"\0": -1}.get(first, 0)
-        self._stats_at = 0.0
-
-    def _publish(self, at: float) -> None:
-        """All of the state once a second to those who watch, and at once when the run is finished or sealed."""
-        if not self._watchers:
-            return
-        key = (self._core.finished, self._core.catchup.sealed, self._core.catchup.problem, self._core.paused)
-        if at < self._stats_at and key == self._last_status:
-            return
-        self._last_status = key
-        self._stats_at = at + STATS_SECONDS
-        body = status(self._core, at).model_dump_json().encode()
-        sockets.send(self._stats, None, [b"status", body])
-        if at >= self._workers_at:
-            pages = workers(self._core, at)
-            self._workers_at = at + (WORKERS_SECONDS if len(pages) > MANY_PAGES else STATS_SECONDS)
-            for page in pages:
-                sockets.send(self._stats, None, [b"workers", page.model_dump_json().encode()])
-
-
-def _has_terminal() -> bool:
-    """Whether a terminal controls this process."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
+        self._publisher.subscriptions(sockets.drain_client(self._stats, DRAIN_MESSAGES))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

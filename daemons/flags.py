@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from cfbus import __version__, config, logs
+from cfbus.config import Loaded
 from cfbus.config_overlay import Option
 from cfbus.runtime import Family, last_frame
 
@@ -33,6 +34,8 @@ class Start:
     family: Family
     origins: Mapping[str, str]
     """For each key that was given, by whom (``cfbus.yaml:12``), for what is only found wrong later."""
+    load: Callable[[], Loaded]
+    """Reads and checks the configuration again: the same places, environment and flags. Raises ConfigError."""
 
 
 def common_flags(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,10 +51,15 @@ def start(component: str, serve: Callable[[Start], int], overrides: list[Option]
     def command() -> int:
         logs.setup(component, common["log_level"], common["log_json"])
         wanted = [*common["overrides"], *overrides]
-        loaded = config.load(component, common["config_file"], wanted, os.environ)
-        config.check_effects(loaded)
-        logs.get_logger().info("config.loaded", path=str(loaded.path or "defaults"))
-        return serve(Start(loaded.config, Family(common["ready_fd"], common["parent_fd"]), loaded.origins))
+
+        def load() -> Loaded:
+            loaded = config.load(component, common["config_file"], wanted, os.environ)
+            config.check_effects(loaded)
+            logs.get_logger().info("config.loaded", path=str(loaded.path or "defaults"))
+            return loaded
+
+        loaded = load()
+        return serve(Start(loaded.config, Family(common["ready_fd"], common["parent_fd"]), loaded.origins, load))
 
     return last_frame(command)
 

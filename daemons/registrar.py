@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cfbus import logs
-from cfbus.bus import keys
 from cfbus.bus import messages as m
 from cfbus.bus.auth import KeyTable
 from cfbus.bus.fields import PAGE_BYTES
@@ -132,9 +131,8 @@ class Registrar:
     def _enrol(self, peer: Peer, request: m.Enrol) -> m.Enrolled:
         if request.dataset != self._rules.dataset:
             return self._refused("other-project", "This bus is not the one that the invite is for.")
-        invite = next((each for each in self.table if keys.fingerprint(each) == peer.key), b"")
         registry = self._there()
-        public = request.public.encode("ascii")
+        invite, public = peer.public.encode("ascii"), request.public.encode("ascii")
         done = invites.enrol(registry, invite, public, request.name, key_days=self._rules.key_days, now=time.time())
         if done.key is None:
             return self._refused(done.refusal or "", done.sentence)

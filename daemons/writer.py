@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import zmq
 
-from cfbus import logs, runtime
+from cfbus import logs, notify, runtime
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.wire import decode_table
@@ -23,6 +23,7 @@ from cfbus.core.pace import Pace
 from cfbus.core.writer import Writer, WriterRules
 from cfbus.daemons.chores import Chore
 from cfbus.daemons.flags import Start, common_flags, override, start
+from cfbus.daemons.taking_up import take_up
 from cfbus.errors import EXIT_DONE, CfbusError, DiskFullError, UnsafeError
 from cfbus.store.durable import probe_room
 from cfbus.store.folder import Store
@@ -43,19 +44,6 @@ MAX_SEAL_DEATHS = MAX_SCAN_DEATHS = 3
 class _SealTask:
     task: str
     position: int
-
-
-def take_up(core: Writer, manifest: Manifest, journal: Journal) -> None:
-    """Tell a new core what the store holds."""
-    for shard in manifest.shards():
-        core.know_shard(shard.name, shard.length)
-    for row in manifest.passes():
-        core.know_pass(row.number, row.slots)
-    for source in (manifest.done(), journal.done()):
-        for number, shard_number, begin, end in source:
-            core.know_done(number, shard_number, [(begin, end)])
-    captions = sum(manifest.totals().values()) + sum(journal.totals().values())
-    core.know_totals(captions, manifest.failures() + journal.failures())
 
 
 class WriterDaemon:
@@ -117,7 +105,7 @@ class WriterDaemon:
         self._log.info("writer.serves", store=str(self._store.root), position=self._core.position)
         self._family.ready({"store_id": self._store.store_id, "position": self._core.position})
         try:
-            return self._loop.run(self._turn)
+            return self._loop.run(self._turn, self._describe)
         finally:
             self._close()
 
@@ -130,6 +118,9 @@ class WriterDaemon:
         self._journal.close()
         self._manifest.close()
         self._store.close()
+
+    def _describe(self) -> str:
+        return f"position {self._core.position}, {self._journal.size() >> 10} KiB not sealed yet"
 
     # ------------------------------------------------------------------ turns
 
@@ -152,6 +143,7 @@ class WriterDaemon:
         if self._scanning is not None:
             self._scanning.end()
             self._scanning = None
+        notify.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(3e6 * SEAL_RETRY_SECONDS)}")  # sealing may take a while
         self._seal(at)
         if self._loop.stop_requests > 1 or not (self._journal.size() or self._journal.closed()):
             self._log.info("writer.stops", position=self._core.position)

@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 from wording import Meanings, Names, PageError, Row, cell, code, number, sections, table, type_of
 
 from cfbus import config, config_dataset, config_types, config_vllm, errors
-from cfbus.bus import columns, fields, messages, wire
+from cfbus.bus import columns, fields, figures, messages, wire
 from cfbus.bus.columns import LAYOUTS, Layout
 from cfbus.bus.fields import Message, Part, Role
 from cfbus.bus.messages import BY_TAG, MAY_SEND
@@ -143,7 +143,7 @@ def _payloads() -> str:
 def _limits() -> str:
     constants = {
         name: value
-        for module in (fields, messages, columns, wire)
+        for module in (fields, messages, figures, columns, wire)
         for name, value in vars(module).items()
         if isinstance(value, int) and re.fullmatch(r"MAX_[A-Z_]+|[A-Z_]+_BYTES", name)
     }
@@ -196,6 +196,8 @@ def _default(value: object) -> str:
         return ", ".join(f"`{name}: {getattr(each, 'prompt', each)}`" for name, each in value.items()) or "none"
     if value is None or value == ():
         return "none"
+    if isinstance(value, tuple):
+        return ", ".join(code(str(each)) for each in value)
     return "empty" if value == "" else code(value)
 
 

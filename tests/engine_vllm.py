@@ -46,7 +46,7 @@ def tiny_host() -> Host:
     os.environ.update(ENVIRONMENT, VLLM_ENABLE_V1_MULTIPROCESSING="0")
     vllm = config().vllm
     arguments = checked(vllm, installed(), {}, lambda sentence: None)
-    prepare(os.environ, 0, 1)
+    prepare(os.environ, "0", 1)
     host = Host(arguments, ModelTemplate(vllm.model, "", trust_remote_code=False))
     host.start()
     return host

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cfbus.bus.fields import Sampling
+from cfbus.bus.figures import EngineFigures
 from cfbus.config_file import Value
 from cfbus.engines.vllm_running import EngineDownError, Output, RequestRefusedError, Wanted, Written
 from cfbus.images import Picture
@@ -40,6 +41,7 @@ class Script:
     unbuilt: int = 0  # so many attempts to build one fail, after the first
     hanging: int = 0  # the first so many models never write anything
     pause: float = 0.0  # seconds from a request to its answer
+    dying: Callable[[], None] = lambda: None  # called when a model dies
     built: int = 0
     closed: int = 0
     together: list[int] = field(default_factory=list)  # how many requests were in the engine at each one's start
@@ -76,6 +78,7 @@ class ScriptedModel:
         try:
             if picture in script.deadly or self._number <= script.deaths:
                 await asyncio.sleep(0)
+                script.dying()
                 self._down.set()
             if self._number <= script.hanging:
                 await asyncio.Event().wait()
@@ -90,6 +93,10 @@ class ScriptedModel:
 
     def check(self, sampling: Sampling) -> None:
         """Any will do."""
+
+    def figures(self, items: int) -> EngineFigures:
+        """As many requests as are in it."""
+        return EngineFigures(running=self._inside)
 
     def close(self) -> None:
         self._script.closed += 1

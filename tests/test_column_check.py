@@ -56,3 +56,11 @@ def test_what_is_there_or_cannot_be_read_here_is_no_error(tar: Path, tmp_path: P
     check_columns(settings(tar, "webdataset", slots={"said": "{col:titel} {column: n }"}))
     check_columns(settings(tmp_path / "elsewhere" / "b.tar", "webdataset"))
     check_columns(settings(tmp_path, "folder", slots={"plain": "No {title} here."}))
+
+
+def test_of_a_list_of_addresses_nothing_is_downloaded(tmp_path: Path) -> None:
+    """The host of the address does not exist; its columns are known all the same."""
+    (tmp_path / "a.csv").write_text("url,titel\nhttp://nowhere.invalid/a.jpg,x\n")
+    check_columns(settings(tmp_path / "a.csv", "urls", slots={"said": "{col:titel} {col:url}"}))
+    with pytest.raises(ConfigError, match=r"they have titel, url; did you mean titel\?"):
+        check_columns(settings(tmp_path / "a.csv", "urls"))

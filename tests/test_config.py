@@ -379,3 +379,22 @@ def test_prompts_that_are_too_long_together(tmp_path: Path) -> None:
     slots = "".join(f"    s{at}: {'x' * 8000}\n" for at in range(5))
     path = written(tmp_path, f"captions:\n  slots:\n{slots}")
     assert "40000 bytes together" in complaints(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [(0, "0"), ("3", "3"), ("0,1", "0,1"), ("1, 0", "1,0"), ([0, 1], "0,1"), ([1023], "1023"),
+     ("GPU-8932f937-d72c,MIG-GPU-12ab/1/0", "GPU-8932f937-d72c,MIG-GPU-12ab/1/0"), (["GPU-8932f937"], "GPU-8932f937")],
+)  # fmt: skip
+def test_gpus_are_given_as_number_list_or_text(given: object, found: str) -> None:
+    assert Config.model_validate({"worker": {"gpu_id": given}}).worker.gpu_id == found
+
+
+@pytest.mark.parametrize(
+    "given",
+    [-1, 1024, "", "0,", "01", "0,0", "GPU-abcd,gpu-ABCD", True, 1.0, None, [], [True], "cuda:0", "GPU-", "0;1",
+     "../0", list(range(65)), {"a": 1}],
+)  # fmt: skip
+def test_what_names_no_gpu_is_told_in_a_sentence(given: object) -> None:
+    with pytest.raises(ValidationError, match="a GPU or several, each once"):
+        Config.model_validate({"worker": {"gpu_id": given}})

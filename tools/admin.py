@@ -45,12 +45,13 @@ def as_text(facts: Facts) -> str:
     known = as_status(facts)
     rows = [(name.replace("_", " "), value) for name, value in facts]
     if known is not None:
+        starved = f", {known.workers_starved:,} of them starved" if known.workers_starved else ""
         rows = [
             ("dataset", known.dataset),
             ("progress", progress.line(known) or "nothing listed yet"),
             ("captions", f"{known.captions:,}"),
             ("dead letters", f"{known.dead_letters:,}"),
-            ("workers", f"{known.workers:,}"),
+            ("workers", f"{known.workers:,}{starved}"),
             ("writer", known.writer),
             *([("problem", known.problem)] if known.problem else []),
         ]

@@ -25,6 +25,7 @@ from cfbus.config_overlay import Option
 from cfbus.config_sections import Broker, Worker
 from cfbus.errors import ConfigError, UsageError
 from cfbus.logs import display
+from cfbus.tools import captionflow_stages
 from cfbus.tools.captionflow_keys import COMPONENTS, SOURCES, Fate, Row, is_section, keys_below, row_of
 
 OURS = ("broker", "captions", "writer")
@@ -78,6 +79,7 @@ class Conversion:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     dataset: Mapping[str, Value] = field(default_factory=dict)
+    inference: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def sets(self) -> set[str]:
@@ -93,6 +95,8 @@ class _Theirs:
         return any(self._is_text((*prefix, *path)) for prefix in prefixes)
 
     def _is_text(self, path: KeyPath) -> bool:
+        if path[0] == "orchestrator" and path[2:3] == ("stages",):
+            return captionflow_stages.is_text(path[3:])
         row = row_of(path)
         if row is None and path[-1:] and path[-1].isdecimal():  # an entry of a list
             row = row_of(path[:-1])
@@ -166,6 +170,24 @@ def _batch(value: Value, _done: Conversion) -> Changed:
     return Changed({"worker.concurrency": value}, "So many images are in flight; none waits for a batch.")
 
 
+def _stages(value: Value, done: Conversion) -> Changed:
+    if not value:
+        return Changed({}, "There is nothing in it.", Fate.OBSOLETE)
+    found = captionflow_stages.converted(value, done.inference.get("model"))
+    if found is None:
+        return Changed({"captions.stages": value})  # refused, with its place
+    done.notes += found.notes
+    names = ", ".join(found.slots)
+    why = f"Each prompt is a slot: {names}. Their names are the names of rows; sampling is laid over vllm.sampling."
+    return Changed({"captions.stages": dict(found.stages), "captions.slots": dict(found.slots)}, why)
+
+
+def _prompts(value: Value, done: Conversion) -> Changed:
+    if done.inference.get("stages"):
+        return Changed({}, "Where there are stages, their prompts count, as there.", Fate.OBSOLETE)
+    return Changed({"vllm.inference_prompts": value})
+
+
 def _cache(value: Value, _done: Conversion) -> Changed:
     if value is not True:
         return Changed({}, "False is the default.", Fate.OBSOLETE)
@@ -200,6 +222,8 @@ CHANGES: Mapping[str, Callable[[Value, Conversion], Changed]] = {
     "orchestrator.dataset.dataset_path": _paths,
     "orchestrator.dataset.path": _paths,
     "orchestrator.vllm.batch_size": _batch,
+    "orchestrator.vllm.stages": _stages,
+    "orchestrator.vllm.inference_prompts": _prompts,
     "orchestrator.vllm.disable_mm_preprocessor_cache": _cache,
     "worker.server": _server("worker"),
     "worker.batch_size": _batch,
@@ -221,6 +245,8 @@ def convert(path: Path) -> Conversion:
     for theirs, at, values in _sections(done):
         dataset = values.get("dataset")
         done.dataset = dataset if isinstance(dataset, Mapping) else {}
+        inference = values.get("inference") or values.get("vllm")
+        done.inference = inference if isinstance(inference, Mapping) else {}
         _walk(done, theirs, at, values)
     if done.problems:
         raise ConfigError("\n".join(done.problems))

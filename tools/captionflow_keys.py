@@ -105,6 +105,11 @@ _MAPPED: dict[str, tuple[str, str]] = {
         "vllm.mm_processor_cache_gb",
         "True becomes 0; false is the default.",
     ),
+    "orchestrator.vllm.stages": (
+        "captions.stages",
+        "Each prompt of a stage becomes a slot of captions.slots with a name: the stage's output_field, numbered where"
+        " there are several. {STAGE_output_0} becomes the name of that slot. A stage with another model is refused.",
+    ),
     "worker.server": ("worker.server", "ws://HOST:PORT and wss://HOST:PORT become tcp://HOST:PORT."),
     "worker.batch_size": _BATCH,
     "worker.model": ("vllm.model", "As --model."),
@@ -175,11 +180,6 @@ _NOTHING: tuple[tuple[Fate, str, str], ...] = (
         "Tars that are fetched from elsewhere, and a cache for them, are not here yet.",
     ),
     (Fate.LATER, "orchestrator.vllm.sampling.*", "There is no such setting of sampling here yet."),
-    (
-        Fate.LATER,
-        "orchestrator.vllm.stages",
-        "Not carried over yet; write them as captions.stages, and their prompts as captions.slots.",
-    ),
     (
         Fate.LATER,
         "orchestrator.vllm.retry_prompt orchestrator.vllm.retry_sampling orchestrator.vllm.retry_without_image"

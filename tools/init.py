@@ -26,8 +26,8 @@ from cfbus.tools import captionflow, keyring
 from cfbus.tools.local import KEY_FILES
 from cfbus.tools.screen import answer
 
-ROLES = {"writer": Role.WRITER, "gpu-0": Role.WORKER, "admin": Role.ADMIN}
-PEERS = ("writer", "worker", "admin")
+ROLES = {"writer": Role.WRITER, "gpu-0": Role.WORKER, "feeder": Role.FEEDER, "admin": Role.ADMIN}
+PEERS = ("writer", "worker", "feeder", "admin")
 NO_FILE = Path(os.devnull)
 """A new bus begins with the defaults, whatever configuration lies about where it is made."""
 

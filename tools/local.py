@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cfbus import config
 from cfbus.config_overlay import Option
-from cfbus.config_types import folder_problem
+from cfbus.config_types import folder_problem, is_url
 from cfbus.errors import StoreInUseError, StoreMismatchError, UsageError
 from cfbus.sources.base import NothingKnown
 from cfbus.sources.opening import open_source
@@ -27,7 +27,7 @@ from cfbus.store.listing import Known
 from cfbus.store.manifest import Manifest
 
 CONFIG_NAME = "cfbus.yaml"
-KEY_FILES = {"broker": "broker", "writer": "writer", "worker": "gpu-0", "admin": "admin"}
+KEY_FILES = {"broker": "broker", "writer": "writer", "worker": "gpu-0", "feeder": "feeder", "admin": "admin"}
 LOCK_POLL_SECONDS = 0.2
 
 
@@ -35,7 +35,7 @@ LOCK_POLL_SECONDS = 0.2
 class Wanted:
     """What the command line asked for; None and empty where it said nothing."""
 
-    images: tuple[Path, ...]
+    images: tuple[Path | str, ...]
     out: Path
     slots: Mapping[str, str]
     engine: str | None
@@ -43,6 +43,7 @@ class Wanted:
     overrides: tuple[str, ...]
     source: str | None = None
     accept_loss: bool = False
+    feeder: bool = False
 
 
 def configure(wanted: Wanted, environ: Mapping[str, str]) -> config.Config:
@@ -79,7 +80,8 @@ def _flags(wanted: Wanted, out: Path) -> list[Option]:
     if wanted.engine:
         flags.append(Option("--engine", ("captions", "engine"), wanted.engine))
     if wanted.images:
-        images = json.dumps([str(image.absolute()) for image in wanted.images])
+        named = [str(image) if is_url(str(image)) else str(Path(image).absolute()) for image in wanted.images]
+        images = json.dumps(named)
         flags.append(Option("IMAGES", ("dataset", "paths"), images))
     if wanted.source:
         flags.append(Option("--source", ("dataset", "source"), wanted.source))

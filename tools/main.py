@@ -22,6 +22,7 @@ VERBS = {
     "init": ("cfbus.tools.init", "Write a commented configuration and keys for a bus of your own."),
     "keygen": ("cfbus.tools.keygen", "Make a keypair."),
     "journal": ("cfbus.tools.journal", "Look at a store's journal, or rescue what is whole of a damaged one."),
+    "systemd": ("cfbus.tools.systemd", "Install units, so that systemd runs the daemons of this machine."),
     "demo": ("cfbus.tools.demo", "Caption a dozen photographs and show the result."),
 }
 

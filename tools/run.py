@@ -61,14 +61,16 @@ class Run:
     """One run on one machine."""
 
     def __init__(
-        self, settings: config.Config, workers: int, console: Console, lock_fd: int, *, accept_loss: bool
+        self, settings: config.Config, workers: int, console: Console, lock_fd: int, *, accept_loss: bool, feeder: bool
     ) -> None:
         self._settings = settings
+        self._feeders = ["feeder"] if feeder else []
         self._console = console
         self._accept_loss = accept_loss
         self._out = settings.storage.data_dir
         self._gpus = [f"gpu-{number}" for number in range(workers)]
         roles = {"writer": Role.WRITER, "admin": Role.ADMIN} | dict.fromkeys(self._gpus, Role.WORKER)
+        roles |= dict.fromkeys(self._feeders, Role.FEEDER)
         self._ring = keyring.prepare(self._out / "keys", self._out / "run" / "registry.sqlite", roles)
         self._config_path = local.remember(settings, self._out)
         log_folder = self._out / "run" / "logs"
@@ -100,29 +102,37 @@ class Run:
         broker = self._family.start(
             "broker",
             "cfbus.daemons.broker",
-            [*base, *accept, "--host", "127.0.0.1", "--port", "0", "--stats-port", "0"],
+            [*base, *accept, *self._delivery(), "--host", "127.0.0.1", "--port", "0", "--stats-port", "0"],
         )
         facts = self._family.await_ready(broker)
         # Should the broker have to be started again, the others will look for it where it was.
         broker.arguments = [
-            *base, "--host", "127.0.0.1", "--port", str(facts["port"]), "--stats-port", str(facts["stats_port"]),
+            *base, *self._delivery(), "--host", "127.0.0.1", "--port", str(facts["port"]),
+            "--stats-port", str(facts["stats_port"]),
         ]  # fmt: skip
         server, line = f"tcp://127.0.0.1:{facts['port']}", str(facts["server_key"])
         writer = self._family.start(
             "writer", "cfbus.daemons.writer", [*base, "--server", server, "--set", f"writer.server_key={line}"]
         )
+        for name in self._feeders:
+            arguments = [*base, "--server", server, "--host", "127.0.0.1", "--port", "0"]
+            self._family.start(name, "cfbus.daemons.feeder", [*arguments, "--set", f"feeder.server_key={line}"])
+        denied = ["--set", "dataset.paths=[]"] if self._feeders else []  # the images come from the feeder alone
         for number, name in enumerate(self._gpus):
             self._family.start(
                 name,
                 "cfbus.daemons.gpu",
                 [
-                    *base, "--server", server, "--gpu-id", str(number),
+                    *base, *denied, "--server", server, "--gpu-id", str(number),
                     "--set", f"worker.server_key={line}", "--set", f"worker.key_file={self._ring.path(name)}",
                     "--set", f"worker.decoders={self._decoders()}",
                 ],
             )  # fmt: skip
         self._family.await_ready(writer)
         return Follower(self._ring.path("admin"), line, f"tcp://127.0.0.1:{facts['stats_port']}")
+
+    def _delivery(self) -> list[str]:
+        return ["--set", "dataset.delivery=feeder"] if self._feeders else []
 
     def _decoders(self) -> int:
         """The cores are shared by all workers here."""
@@ -147,7 +157,7 @@ class Run:
         """Workers first, so that what they hold is written; then the writer, which seals; then the broker."""
         if not finished:
             self._console.print("Draining … (again: stop at once)")
-        for names in (self._gpus, ["writer"], ["broker"]):
+        for names in (self._gpus, self._feeders, ["writer"], ["broker"]):
             self._end(names, interrupts)
 
     def _end(self, names: Sequence[str], interrupts: _Interrupts) -> None:
@@ -180,8 +190,9 @@ def caption(
             if before is not None and before.complete:
                 return nothing_to_do(settings, console, before)
         return caption_rest(
-            settings, before, workers or default_workers(settings), console, lock, accept_loss=wanted.accept_loss
-        )
+            settings, before, workers or default_workers(settings), console, lock,
+            accept_loss=wanted.accept_loss, feeder=wanted.feeder,
+        )  # fmt: skip
     finally:
         os.close(lock)
 
@@ -201,6 +212,7 @@ def caption_rest(
     lock: int,
     *,
     accept_loss: bool,
+    feeder: bool = False,
 ) -> int:
     """Caption what is not captioned yet, under the folder's lock."""
     began = time.monotonic()
@@ -212,7 +224,7 @@ def caption_rest(
             "Make room (64 MiB at least) and run the same command again.",
         )
     try:
-        code = Run(settings, workers, console, lock, accept_loss=accept_loss).go()
+        code = Run(settings, workers, console, lock, accept_loss=accept_loss, feeder=feeder).go()
     except CfbusError as error:
         if shutil.disk_usage(out).free >= FULL_BYTES:
             raise
@@ -259,11 +271,11 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
 
 
 @click.command()
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path, readable=False))
+@click.argument("images", nargs=-1, type=click.Path(path_type=str, readable=False))
 @click.option(
     "--source",
-    type=click.Choice(["folder", "webdataset"]),
-    help="What IMAGES are: folders of pictures, or tars; by default known by their names.",
+    type=click.Choice(["folder", "webdataset", "huggingface", "urls"]),
+    help="What IMAGES are: folders of pictures, tars, or lists of addresses; by default known by their names.",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, readable=False), help="Where captions go; made if needed."
@@ -289,8 +301,9 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
 )
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set one key of the configuration.")
 @click.option("--accept-loss", is_flag=True, help="Go on although the store ends before what was acknowledged.")
+@click.option("--feeder", is_flag=True, help="Serve the images to the workers over the bus; they open none themselves.")
 def command(
-    images: tuple[Path, ...],
+    images: tuple[str, ...],
     source: str | None,
     out: Path,
     slots: tuple[str, ...],
@@ -301,10 +314,12 @@ def command(
     config_file: Path | None,
     overrides: tuple[str, ...],
     accept_loss: bool,
+    feeder: bool,
 ) -> None:
-    """Caption all IMAGES into OUT: folders of pictures (with the folders in them), or tars of samples.
+    """Caption all IMAGES into OUT: folders of pictures (with the folders in them), tars of samples, or lists of
+    addresses (.csv, .tsv, .jsonl, .txt; .parquet with --source urls).
 
-    Tars are named one by one or by patterns: shards/*.tar, 'shard-{0000..0099}.tar'.
+    Tars and lists are named one by one or by patterns: shards/*.tar, 'shard-{0000..0099}.tar'.
 
     Run it again at any time: it goes on where it was, and captions what is new.
     """
@@ -312,7 +327,7 @@ def command(
 
     def go() -> int:
         wanted = local.Wanted(
-            images, out, parse_slots(slots, prompt), engine, config_file, overrides, source, accept_loss
+            images, out, parse_slots(slots, prompt), engine, config_file, overrides, source, accept_loss, feeder
         )
         return caption(wanted, workers, console, os.environ, wait)
 

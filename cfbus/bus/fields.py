@@ -16,6 +16,7 @@ MAX_FRAME_BYTES = 512 * KIB  # what a socket takes at all
 MAX_HEADER_BYTES = 64 * KIB
 PAGE_BYTES = 48 * KIB  # what is told in pages is split so that a header stays below this, but for its last entry
 RESULT_SPLIT_BYTES = 256 * KIB  # a result is closed before its payload passes this
+PIECE_BYTES = 256 * KIB  # of an image, from a feeder
 MAX_CAPTION_BYTES = 64 * KIB
 MAX_ITEM_TEXT_BYTES = 192 * KIB  # all captions of one item together
 MAX_SLOTS = 16
@@ -27,6 +28,8 @@ MAX_CHUNK_ITEMS = 65536
 MAX_SHARD_ITEMS = 1 << 31
 MAX_RANGES = 4096
 MAX_HELD = 512
+MAX_TALLIED = 64  # slots, and contributors, that a TALLY names
+LENGTH_CLASSES = 12
 
 
 class Role(StrEnum):
@@ -61,6 +64,7 @@ Index = Annotated[int, Field(ge=0, lt=MAX_SHARD_ITEMS)]
 End = Annotated[int, Field(gt=0, le=MAX_SHARD_ITEMS)]
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Endpoint = Annotated[str, Field(pattern=r"^tcp://[^\s/]{1,240}:[0-9]{1,5}$", description="tcp://HOST:PORT")]
 PublicKey = Annotated[str, Field(pattern=r"^[!-~]{40}$", description="a CURVE public key, Z85")]

@@ -213,6 +213,8 @@ def _read(path: Path) -> tuple[bytes, os.stat_result]:
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:
+    if _is_credential(path, status):
+        return
     if status.st_uid != os.geteuid():
         raise UnsafeError(
             f"The key file {path} belongs to another user (uid {status.st_uid}), who can read and change it.",
@@ -223,6 +225,12 @@ def _check_private(path: Path, status: os.stat_result) -> None:
             f"Others may read or change the key file {path} (mode {stat.S_IMODE(status.st_mode):04o}).",
             f"Run `chmod 600 {path}`; if it lay open on a shared machine, make a new key.",
         )
+
+
+def _is_credential(path: Path, status: os.stat_result) -> bool:
+    """Whether systemd lent us this file: then it may be root's, and open to a group that holds us alone (an ACL)."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return bool(folder) and path.parent == Path(folder) and status.st_uid == 0 and not status.st_mode & 0o037
 
 
 def _create(path: Path, text: str, mode: int) -> None:

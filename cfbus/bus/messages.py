@@ -37,14 +37,17 @@ from cfbus.bus.messages_joining import Hello as Hello
 from cfbus.bus.messages_joining import StoreFacts as StoreFacts
 from cfbus.bus.messages_joining import Welcome as Welcome
 from cfbus.bus.messages_store import Commit as Commit
+from cfbus.bus.messages_store import Credit as Credit
 from cfbus.bus.messages_store import Done as Done
 from cfbus.bus.messages_store import IndexShard as IndexShard
 from cfbus.bus.messages_store import Listed as Listed
 from cfbus.bus.messages_store import PassFacts as PassFacts
 from cfbus.bus.messages_store import Progress as Progress
 from cfbus.bus.messages_store import Since as Since
+from cfbus.bus.messages_store import SlotTally as SlotTally
 from cfbus.bus.messages_store import State as State
 from cfbus.bus.messages_store import Stored as Stored
+from cfbus.bus.messages_store import Tally as Tally
 from cfbus.bus.messages_store import Task as Task
 from cfbus.bus.messages_work import MAX_FAILED_ITEMS as MAX_FAILED_ITEMS
 from cfbus.bus.messages_work import Ack as Ack
@@ -65,7 +68,7 @@ from cfbus.bus.messages_work import Wait as Wait
 from cfbus.bus.messages_work import Way as Way
 
 MESSAGES: tuple[type[Message], ...] = (
-    Hello, Welcome, Heartbeat, Lease, Grant, Wait, Renew, Renewed, Result, Commit, Since, State, Ack, Resend,
+    Hello, Welcome, Heartbeat, Lease, Grant, Wait, Renew, Renewed, Result, Commit, Tally, Since, State, Ack, Resend,
     Failed, Release, IndexShard, Listed, Task, Progress, Done, Allow, Allowed, Forbid, Fetch, Data, Enrol, Enrolled,
     Drain, Bye, Admin, Reply, Error,
 )  # fmt: skip
@@ -74,7 +77,7 @@ BY_TAG: dict[str, type[Message]] = {message.TAG: message for message in MESSAGES
 _ANY_PEER: tuple[type[Message], ...] = (Hello, Heartbeat, Bye)
 MAY_SEND: dict[Role, frozenset[type[Message]]] = {
     Role.WORKER: frozenset({*_ANY_PEER, Lease, Renew, Result, Failed, Release, Drain}),
-    Role.WRITER: frozenset({*_ANY_PEER, Commit, State, Listed, Progress, Done}),
+    Role.WRITER: frozenset({*_ANY_PEER, Commit, Tally, State, Listed, Progress, Done}),
     Role.ADMIN: frozenset({*_ANY_PEER, Admin}),
     Role.FEEDER: frozenset({*_ANY_PEER, Allowed, Drain}),
     Role.MONITOR: frozenset(),

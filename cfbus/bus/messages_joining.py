@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from cfbus.bus.fields import Count, Endpoint, Id, Ids, Message, Part, Rate, Role, Seconds, Spec, Text, Word
+from cfbus.bus.figures import EngineFigures, HostFigures, Load
 
 
 class StoreFacts(Part):
@@ -57,13 +58,16 @@ class Welcome(Message):
 
 
 class Heartbeat(Message):
-    """I am here. Sent by peers that have nothing else to say; answered with the same."""
+    """I am here: from peers with nothing else to say, from workers with their figures; answered with the same."""
 
     TAG: ClassVar[str] = "HEARTBEAT"
     rate: Rate = 0.0
     in_flight: Count = 0
     held: Count = 0
     unacked_bytes: Count = 0
+    engine: EngineFigures | None = None
+    load: Load | None = None
+    host: HostFigures | None = None
 
 
 class Drain(Message):

@@ -9,7 +9,23 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cfbus.bus.fields import Count, End, Id, Index, Message, Part, PassNumber, Ranges, Reason, Slots, Text
+from cfbus.bus.fields import (
+    LENGTH_CLASSES,
+    MAX_TALLIED,
+    Count,
+    End,
+    Id,
+    Index,
+    Message,
+    Part,
+    PassNumber,
+    Ranges,
+    Reason,
+    SlotName,
+    Slots,
+    Text,
+    Word,
+)
 
 
 class Stored(Part):
@@ -39,6 +55,35 @@ class Commit(Message):
     passes: Count
     captions: Count
     dead_letters: Count
+
+
+class SlotTally(Part):
+    """The captions of one slot since the writer started: `flags` in the order empty, truncated, refused, repeated;
+    `lengths` by class: empty, below 16 bytes, below 32, and so on."""
+
+    slot: SlotName
+    captions: Count
+    tokens: Count
+    flags: Annotated[tuple[Count, ...], Field(min_length=4, max_length=4)]
+    lengths: Annotated[tuple[Count, ...], Field(min_length=LENGTH_CLASSES, max_length=LENGTH_CLASSES)]
+
+
+class Credit(Part):
+    """How many captions of a contributor the store has."""
+
+    contributor: Word
+    captions: Count
+
+
+class Tally(Message):
+    """What the captions are like, counted as they became durable. Told every few seconds while it changes; whole, so
+    that a lost one does not matter."""
+
+    TAG: ClassVar[str] = "TALLY"
+    slots: Annotated[tuple[SlotTally, ...], Field(max_length=MAX_TALLIED)]
+    credits: Annotated[tuple[Credit, ...], Field(max_length=MAX_TALLIED)]
+    contributors: Count
+    unsealed_bytes: Count
 
 
 class Since(Message):

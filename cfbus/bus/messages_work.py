@@ -52,7 +52,7 @@ class Grant(Message):
     """A lease on items [start, end) of a shard in a pass; `done` are those in it that need nothing.
 
     The payload is the listing of these items (`listing` table). `ttl` counts from the grant, on the broker's clock.
-    With `feeder` the images are read there. A second GRANT of a lease that is held only says where from now on.
+    With `feeder` the images are read there.
     """
 
     TAG: ClassVar[str] = "GRANT"

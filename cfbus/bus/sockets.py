@@ -20,12 +20,13 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, TypeAlias
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
+from cfbus.bus.following import Connection as Connection
+from cfbus.bus.following import ConnectionWatch as ConnectionWatch
+from cfbus.bus.following import monitor as monitor
 from cfbus.bus.keys import KeyPair
 from cfbus.bus.messages import MAX_FRAME_BYTES
 from cfbus.errors import AddressInUseError, ConfigError
@@ -36,7 +37,9 @@ Buffer: TypeAlias = bytes | memoryview
 
 BUS_DOMAIN: Final = "bus"
 STATS_DOMAIN: Final = "stats"
+FEED_DOMAIN: Final = "feed"
 _STATS_MESSAGE_LIMIT: Final = 64 * 1024
+_FETCH_MESSAGE_LIMIT: Final = 64 * 1024
 FRAMES_LIMIT: Final = 8
 COPY_BELOW: Final = 32 * 1024
 SEALING_BYTES: Final = 33  # what CURVE adds to a frame; libzmq counts it against MAXMSGSIZE
@@ -52,7 +55,6 @@ _LINGER_MS: Final = 2_000
 _HANDSHAKE_MS: Final = 5_000
 _RECONNECT_MS: Final = (500, 1_500)
 _RECONNECT_MAX_MS: Final = (20_000, 30_000)
-_RETRY_GRACE_SECONDS: Final = 2.0
 _AUTOMATIC_ID_BYTES: Final = 5
 
 
@@ -75,13 +77,24 @@ def bind_bus(context: Context, pair: KeyPair, host: str, port: int) -> tuple[Soc
 
     Raises ``AddressInUseError`` if somebody listens there, ``ConfigError`` if the address is not ours.
     """
+    socket = _router(context, pair, BUS_DOMAIN, MAX_FRAME_BYTES)
+    return socket, _bind(socket, host, port)
+
+
+def bind_feed(context: Context, pair: KeyPair, host: str, port: int) -> tuple[Socket, int]:
+    """A feeder's ROUTER and its port; what workers say to it is small. Errors as ``bind_bus``."""
+    socket = _router(context, pair, FEED_DOMAIN, _FETCH_MESSAGE_LIMIT)
+    return socket, _bind(socket, host, port)
+
+
+def _router(context: Context, pair: KeyPair, domain: str, message_limit: int) -> Socket:
     # libzmq counts routing ids up from C's rand, which nobody seeds; who knows one can abort the broker.
     ctypes.CDLL(None).srand(ctypes.c_uint(secrets.randbits(32)))
-    socket = _server(context, zmq.ROUTER, pair, BUS_DOMAIN, MAX_FRAME_BYTES)
+    socket = _server(context, zmq.ROUTER, pair, domain, message_limit)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
     socket.rcvhwm, socket.sndhwm = _RECEIVE_HWM, _SEND_HWM
-    return socket, _bind(socket, host, port)
+    return socket
 
 
 def bind_stats(context: Context, pair: KeyPair, host: str, port: int) -> tuple[Socket, int]:
@@ -163,125 +176,6 @@ def send(socket: Socket, routing_id: bytes | None, frames: Sequence[Buffer]) -> 
             # the rest has to be given to it, or it would eat the next message instead.
             taken = False
     return taken
-
-
-def monitor(socket: Socket, events: int) -> Socket:
-    """A socket that tells ``events`` of ``socket``; ended by ``socket.disable_monitor()`` and its own ``close``.
-
-    It has no high-water mark: libzmq *waits* to tell an event, so a full monitor that nobody reads
-    would stop the I/O thread, and with it every connection of the process.
-    """
-    address = f"inproc://monitor-{secrets.token_hex(8)}"
-    socket.monitor(address, events)
-    watcher: Socket = socket.context.socket(zmq.PAIR)
-    watcher.rcvhwm, watcher.linger = 0, 0
-    watcher.connect(address)
-    return watcher
-
-
-class Connection(StrEnum):
-    """What happened to a client's connection.
-
-    libzmq shows a client the same hanging up (or the same silence) whether its key is to come later
-    or the server has another key than expected; ``connections.Stranger`` finds out which.
-    """
-
-    CONNECTED = "connected"
-    HANDSHAKE_OK = "handshake-ok"
-    REFUSED = "refused"
-    HUNG_UP = "hung-up"
-    LATER = "later"
-    WRONG_SERVER = "wrong-server"
-    DISCONNECTED = "disconnected"
-    RETRYING = "retrying"
-
-    def sentence(self, endpoint: str) -> str:
-        """The same for a person."""
-        return _SENTENCES[self].format(endpoint)
-
-
-_SENTENCES: Final = {
-    Connection.CONNECTED: "Reached {}; proving who we are.",
-    Connection.HANDSHAKE_OK: "The broker at {} let us in.",
-    Connection.REFUSED: "The broker at {} does not admit this key: it is unknown, revoked or for another role.",
-    Connection.HUNG_UP: "What answers at {} did not finish the handshake; trying again.",
-    Connection.LATER: "The broker at {} does not let us in yet: the key awaits approval or is suspended.",
-    Connection.WRONG_SERVER: "What answers at {} is not the broker whose key is expected, or it is just stopping.",
-    Connection.DISCONNECTED: "The connection to {} broke.",
-    Connection.RETRYING: "Nothing at {} can be reached now; trying again.",
-}
-
-
-class ConnectionWatch:
-    """Follows the connection of one client socket; ``events`` can be polled.
-
-    Once ``dead`` is true libzmq will never dial again with this socket: close both, build new ones
-    after a pause. Read it at least each few seconds, for one kind of death is only seen by waiting.
-    """
-
-    def __init__(self, socket: Socket) -> None:
-        self._socket = socket
-        self.events = monitor(socket, zmq.EVENT_ALL)
-        self.dead = False
-        self._shaking = False
-        self._admitted = False
-        self._silent_since: float | None = None
-
-    def read(self, now: float) -> list[Connection]:
-        """What happened since the last call; ``now`` in seconds of a monotonic clock."""
-        happened: list[Connection] = []
-        while self.events.poll(0):
-            message = recv_monitor_message(self.events)
-            change = self._step(zmq.Event(message["event"]), int(message["value"]), now)
-            if change is not None:
-                happened.append(change)
-        if self._silent_since is not None and now - self._silent_since > _RETRY_GRACE_SECONDS:
-            # After a protocol error libzmq neither says so nor dials again.
-            self._silent_since = None
-            happened.append(self._die(Connection.WRONG_SERVER))
-        return happened
-
-    def close(self) -> None:
-        """Stop watching; in any order with closing the socket."""
-        if not self._socket.closed:
-            self._socket.disable_monitor()
-        self.events.close()
-
-    def _step(self, event: zmq.Event, value: int, now: float) -> Connection | None:
-        shaking, self._shaking = self._shaking, event == zmq.EVENT_CONNECTED
-        match event:
-            case zmq.Event.CONNECTED:
-                return Connection.CONNECTED
-            case zmq.Event.HANDSHAKE_SUCCEEDED:
-                self._admitted = True
-                return Connection.HANDSHAKE_OK
-            case zmq.Event.HANDSHAKE_FAILED_AUTH:
-                return self._die(Connection.REFUSED if value < 500 else Connection.LATER)
-            case zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
-                return self._die(Connection.WRONG_SERVER)
-            case zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
-                return Connection.HUNG_UP
-            case zmq.Event.CONNECT_RETRIED:
-                self._silent_since = None
-                return Connection.RETRYING
-            case zmq.Event.DISCONNECTED:
-                return self._lost(shaking, now)
-            case _:
-                return None
-
-    def _lost(self, shaking: bool, now: float) -> Connection | None:
-        if shaking:
-            # No outcome of the handshake was told: what came was not even a greeting.
-            return self._die(Connection.WRONG_SERVER)
-        admitted, self._admitted = self._admitted, False
-        if not admitted:
-            return None
-        self._silent_since = now
-        return Connection.DISCONNECTED
-
-    def _die(self, why: Connection) -> Connection:
-        self.dead = True
-        return why
 
 
 def _server(context: Context, kind: int, pair: KeyPair, domain: str, message_limit: int) -> Socket:

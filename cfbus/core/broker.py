@@ -21,7 +21,9 @@ from cfbus.core.asking import Asking
 from cfbus.core.blame import Claims
 from cfbus.core.catchup import CatchUp
 from cfbus.core.effects import Connection, Effect, LeaseRow, Note, Peer, SaveLease, Send, Stop
+from cfbus.core.feeding import Feeding
 from cfbus.core.granting import Granting
+from cfbus.core.history import History
 from cfbus.core.joining import Joining
 from cfbus.core.leases import LeaseState, LeaseTable
 from cfbus.core.pages import entry_bytes, pages
@@ -32,8 +34,6 @@ from cfbus.core.verdicts import Verdicts
 
 WRITER_SILENT_SECONDS = 3.0
 """A writer says COMMIT each second; when none came for this long, lease clocks stand still."""
-SAMPLE_SECONDS = 1.0
-RATE_SECONDS = 60.0
 LAST_ENDED = 500
 """So many ended leases are shown in the jobs table."""
 
@@ -63,13 +63,15 @@ class Broker:
         self.contributors: tuple[tuple[str, str, int], ...] = ()
         self._stopped_at: float | None = now
         self._unsaved: dict[str, LeaseRow] = {}
-        self.samples: list[tuple[float, int]] = []
+        self.history = History()
+        self.tally = m.Tally(slots=(), credits=(), contributors=0, unsealed_bytes=0)
         self.remembered = remembered.leases
         self.granting = Granting(self)
         self.verdicts = Verdicts(self)
         self.catchup = CatchUp(self)
         self.joining = Joining(self)
         self.asking = Asking(self)
+        self.feeding = Feeding(self)
 
     # ------------------------------------------------------------------ events
 
@@ -95,7 +97,7 @@ class Broker:
         match message:
             case m.Heartbeat():
                 known.rate, known.in_flight = message.rate, message.in_flight
-                known.unacked_bytes = message.unacked_bytes
+                known.unacked_bytes, known.figures = message.unacked_bytes, message
                 return [Send(known.peer.connection, m.Heartbeat())]
             case m.Lease():
                 return self.granting.request(known, message, now)
@@ -104,13 +106,15 @@ class Broker:
             case m.Failed():
                 return self.verdicts.failed(known, message)
             case m.Release():
-                return self._release(known, message)
+                return self._release(known, message, now)
+            case m.Allowed():
+                return self.feeding.allowed(known, message, now)
             case m.Drain():
                 known.draining = True
                 self.granting.forget(known.peer.connection)
                 return []
             case m.Bye():
-                return self.joining.leave(known)
+                return self.joining.leave(known, now)
             case m.Admin():
                 return self.asking.admin(known, message, now)
             case _:
@@ -127,6 +131,8 @@ class Broker:
                 return self.catchup.state(self.writer, message, payload, now)
             case m.Listed():
                 return self.granting.listed(message, payload, now)
+            case m.Tally():
+                return self.catchup.counted(message)
             case m.Done():
                 return self.catchup.task_done(message)
             case _:
@@ -138,20 +144,19 @@ class Broker:
         self._run_clocks(now)
         effects = self.joining.lose_silent(now)
         self._run_clocks(now)
-        effects += [*self.granting.ask_listing_again(now), *self.catchup.ask_again(now)]
+        effects += [*self.granting.ask_listing_again(now), *self.catchup.ask_again(now), *self.feeding.tick(now)]
         if self._stopped_at is None:
             for lease in self.leases.expired(now):
                 effects.append(self._note_lease("lease.expired", lease))
                 self.end_lease(lease)
-        if not self.samples or now - self.samples[-1][0] >= SAMPLE_SECONDS:
-            self.samples = [sample for sample in self.samples if now - sample[0] <= RATE_SECONDS]
-            self.samples.append((now, self.done_items))
+        if self.ready:  # what was done before is no speed of ours
+            self.history.sample(now, self.done_items)
         return self.settle(effects, now)
 
     def next_deadline(self) -> float | None:
         """When ``tick`` has something to do, at the latest."""
         times = [state.heard + self.joining.silence for state in self.peers.values()]
-        times += [*self.granting.deadlines(), *self.catchup.deadlines()]
+        times += [*self.granting.deadlines(), *self.catchup.deadlines(), *self.feeding.deadlines()]
         lease = self.leases.next_deadline()
         if lease is not None and self._stopped_at is None:
             times.append(lease)
@@ -178,7 +183,7 @@ class Broker:
         """The connection was cut, for good: whoever was there has left, and its leases return at once."""
         self._run_clocks(now)
         known = self.peers.get(connection)
-        return self.settle(self.joining.leave(known), now) if known is not None else []
+        return self.settle(self.joining.leave(known, now), now) if known is not None else []
 
     # ------------------------------------------------------------------ leases and results
 
@@ -255,7 +260,8 @@ class Broker:
         self.leases.prolong(known.instance, now, self.rules.lease_seconds)
         states += [self.lease_state(lease, now) for lease in told]
         window = self.window()
-        return [
+        fed = [effect for lease in told for effect in self.feeding.renew(lease, known, now)]
+        return fed + [
             Send(known.peer.connection, m.Renewed(leases=tuple(page), window=window))
             for page in pages(states, lambda state: entry_bytes(state.done), PAGE_BYTES)
         ]
@@ -267,15 +273,16 @@ class Broker:
         ttl = max(lease.deadline - now, 0.0)
         return m.LeaseState(lease=row.lease, current=lease.current, ttl=ttl, done=done[:MAX_RANGES])
 
-    def _release(self, known: PeerState, message: m.Release) -> list[Effect]:
+    def _release(self, known: PeerState, message: m.Release, now: float) -> list[Effect]:
         lease = self.leases.get(message.lease)
         if lease is None or not lease.current or not self.owns(known, lease):
             return []
+        effects = self.feeding.unreachable(known, lease, now) if message.why else []
         back = message.ranges or ((lease.row.start, lease.row.end),)
         self.free(lease, self.leases.give_back(lease, back))
         if not lease.undone:
             self.end_lease(lease)
-        return []
+        return effects
 
     def end_lease(self, lease: LeaseState) -> None:
         """The lease runs no more; what nobody else covers is free again."""
@@ -315,7 +322,7 @@ class Broker:
             return effects
         self._run_clocks(now)
         self.adopt_remembered(now)
-        effects += [*self.catchup.ask_for_work(now), *self.granting.serve(now)]
+        effects += [*self.catchup.ask_for_work(now), *self.granting.serve(now), *self.feeding.settle()]
         saves = [SaveLease(row) for row in self._unsaved.values()]
         self._unsaved.clear()
         return [*saves, *effects]
@@ -378,5 +385,6 @@ class Broker:
     def check(self) -> None:
         """Assert the invariants."""
         self.leases.check()
+        self.feeding.check()
         for walk in self.passes.values():
             walk.check()

@@ -56,6 +56,11 @@ class CatchUp:
         covered = {slot for walk in self._broker.passes.values() for slot in walk.slots}
         return tuple(slot.name for slot in self._broker.rules.spec.slots if slot.name not in covered)
 
+    def counted(self, message: m.Tally) -> list[Effect]:
+        """What captions are like; only shown."""
+        self._broker.tally = message
+        return []
+
     # ------------------------------------------------------------------ HELLO and state
 
     def hello(self, state: PeerState, message: m.Hello, now: float) -> list[Effect]:

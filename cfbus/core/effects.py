@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from cfbus.bus.messages import Admin, Enrol, Message, Ranges, Result, Role, Spec
+from cfbus.bus.messages import Admin, Enrol, Message, Ranges, Result, Role, Spec, Way
 
 Connection = Hashable
 """One peer's way to us. Whoever holds it can be answered; a new connection is a new value."""
@@ -24,6 +24,7 @@ class Peer:
     key: str  # fingerprint
     contributor: str
     role: Role
+    public: str = ""  # the key itself, Z85
     key_expires: int = 0  # microseconds UTC; 0: never
 
 
@@ -166,6 +167,21 @@ class Abandon:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadFrom:
+    """The worker's shell reads the images of this lease from that feeder."""
+
+    lease: str
+    way: Way
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Nothing more is read of this lease, which had a feeder."""
+
+    lease: str
+
+
+@dataclass(frozen=True, slots=True)
 class UseSpec:
     """Items that begin from now on are captioned by this."""
 
@@ -183,6 +199,8 @@ Effect = (
     | Spool
     | Unspool
     | Abandon
+    | ReadFrom
+    | Forget
     | UseSpec
     | Note
     | NoteCall

@@ -99,12 +99,14 @@ class Granting:
         effects: list[Effect] = []
         if not self.waiting:
             return effects
+        broker = self._broker
         why = self.why()
         for connection in self._whose_turn(why, now):
-            state = self._broker.peers[connection]
-            lease = None if why else self._carve(state, self.waiting[connection], now)
+            state = broker.peers[connection]
+            keeps = why or broker.feeding.why_not(state, now)
+            lease = None if keeps else self._carve(state, self.waiting[connection], now)
             if lease is None:
-                effects += self._wait(connection, why or "nothing-free")
+                effects += self._wait(connection, keeps or "nothing-free")
                 continue
             self.forget(connection)
             effects.append(self._ask_for_listing(lease))
@@ -292,20 +294,34 @@ class Granting:
 
     def _grant(self, lease: LeaseState, message: m.Listed, payload: bytes, now: float) -> list[Effect]:
         broker, row = self._broker, lease.row
-        connection = broker.routes.get(row.instance)
-        worker = broker.peers.get(connection)
-        gone = worker is None or worker.draining or worker.instance != row.instance
-        if worker is None or gone or not (lease.current and lease.undone):
-            self._undo(lease)
+        worker = self._holder(lease)
+        if worker is None:
+            self.undo(lease)
             return []
         if message.rows == 0:
             # Not granted again at once, or an unreadable listing would be asked for without a pause.
-            self._undo(lease, again=False)
+            self.undo(lease, again=False)
             return [Note("listing.empty", (("job", row.job),))]
         end = min(row.start + message.rows, row.end)
         if end < row.end:
             broker.free(lease, broker.leases.give_back(lease, [(end, row.end)]))
-            lease.row = row = replace(row, end=end)
+            lease.row = replace(row, end=end)
+        if not broker.feeding.needs(worker):
+            return self.grant_now(lease, payload, now, None)
+        asked = broker.feeding.keep(lease, worker, payload, now)
+        if asked is None:
+            self.undo(lease)
+            return []
+        return asked
+
+    def grant_now(self, lease: LeaseState, payload: bytes, now: float, way: m.Way | None) -> list[Effect]:
+        """Nothing is in the way any more, unless the worker has left meanwhile. The images are read at ``way``."""
+        broker, row = self._broker, lease.row
+        worker = self._holder(lease)
+        if worker is None:
+            self.undo(lease)
+            return []
+        connection = worker.peer.connection
         lease.preparing, lease.connection = False, connection
         lease.granted = lease.progressed = now
         lease.deadline = now + broker.rules.lease_seconds
@@ -322,19 +338,26 @@ class Granting:
             backup=row.backup,
             ttl=broker.rules.lease_seconds,
             window=broker.window(),
+            feeder=way,
         )
         note = Note("lease.granted", (("job", row.job), ("worker", worker.name), ("backup", row.backup)))
         broker.save(lease.row)
         return [Send(connection, grant, payload), note]
 
+    def _holder(self, lease: LeaseState) -> PeerState | None:
+        """The worker that should get this lease, if it is there and there is anything in it still."""
+        worker = self._broker.peers.get(self._broker.routes.get(lease.row.instance))
+        gone = worker is None or worker.draining or worker.instance != lease.row.instance
+        return None if gone or not (lease.current and lease.undone) else worker
+
     def cancel_preparing(self) -> None:
         """The writer went away with our questions."""
         for leases in self._preparing.values():
             for lease in leases:
-                self._undo(lease)
+                self.undo(lease)
         self._preparing.clear()
 
-    def _undo(self, lease: LeaseState, *, again: bool = True) -> None:
+    def undo(self, lease: LeaseState, *, again: bool = True) -> None:
         """A lease that was never granted: its items go back, and its worker waits again."""
         broker = self._broker
         broker.free(lease, broker.leases.end(lease))

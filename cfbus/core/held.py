@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cfbus.bus import messages as m
-from cfbus.core.outcome import Outcome
+from cfbus.core.outcome import Outcome, WorkItem
 from cfbus.core.ranges import RangeSet
 
 
@@ -36,8 +36,32 @@ class Held:
     captioned: int = 0
     unacked: int = 0
     current: bool = True
+    forgotten: bool = False  # its feeder is not needed any more
 
     @property
     def over(self) -> bool:
         """Whether there is nothing left to wait for."""
         return not (self.todo or self.in_flight or self.finished or self.unacked)
+
+    def items(self, start: int, end: int) -> list[WorkItem]:
+        """These, as the engine gets them."""
+        grant = self.grant
+        return [
+            WorkItem(
+                grant.lease,
+                grant.shard_name,
+                index,
+                self.keys[index - grant.start],
+                self.locators[index - grant.start],
+                grant.slots,
+            )
+            for index in range(start, end)
+        ]
+
+    def taken_back(self, *, at_once: bool) -> RangeSet:
+        """What is not begun (``at_once``: also what is in flight), and is not to be done here any more."""
+        back, self.todo = self.todo, RangeSet()
+        if at_once:
+            back.update((index, index + 1) for index in self.in_flight)
+            self.in_flight.clear()
+        return back

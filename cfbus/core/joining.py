@@ -39,14 +39,25 @@ class Joining:
         broker = self._broker
         if message.role != peer.role:
             return broker.refuse(peer, "role", f"This key is a {peer.role}'s, not a {message.role}'s.", fatal=True)
-        state = PeerState(peer, message.instance, message.name, message.concurrency, now)
+        state = PeerState(
+            peer, message.instance, message.name, message.concurrency, now,
+            reads=message.reads, feeds_at=message.feeds_at or "",
+        )  # fmt: skip
         if peer.role is Role.WRITER:
             return broker.catchup.hello(state, message, now)
         if peer.role is Role.WORKER and self._is_anothers(peer, message.instance):
             return broker.refuse(peer, "instance", "This instance id is another's.", fatal=True)
+        if bool(state.feeds_at) != (peer.role is Role.FEEDER):
+            return broker.refuse(peer, "feeds-at", "A feeder says where it feeds, and nobody else does.", fatal=True)
         broker.peers[peer.connection] = state
         effects: list[Effect] = []
         lost: tuple[str, ...] = ()
+        if peer.role is Role.FEEDER:
+            lost, asked = broker.feeding.hello(state, message, now)
+            effects.append(Note("feeder.joined", (("feeder", message.name), ("feeds_at", state.feeds_at))))
+            effects += asked
+            for before in broker.feeding.before(state):
+                effects += self.lose(before.peer.connection, before, now)
         if peer.role is Role.WORKER:
             lost = self._take_up(state, message, now)
             broker.routes[message.instance] = peer.connection
@@ -110,20 +121,20 @@ class Joining:
             lease.taken_up_at = lease.captioned
             lease.deadline = max(lease.deadline, now + self._broker.rules.lease_seconds)
 
-    def leave(self, state: PeerState) -> list[Effect]:
+    def leave(self, state: PeerState, now: float) -> list[Effect]:
         """BYE: its leases return at once."""
         broker = self._broker
         for lease in list(broker.leases.current()):
             if broker.owns(state, lease):
                 broker.end_lease(lease)
-        return self.lose(state.peer.connection, state)
+        return self.lose(state.peer.connection, state, now)
 
     def lose_silent(self, now: float) -> list[Effect]:
         """Those who said nothing for too long."""
         silent = [state for state in self._broker.peers.values() if now - state.heard > self.silence]
-        return [effect for state in silent for effect in self.lose(state.peer.connection, state)]
+        return [effect for state in silent for effect in self.lose(state.peer.connection, state, now)]
 
-    def lose(self, connection: Connection, state: PeerState) -> list[Effect]:
+    def lose(self, connection: Connection, state: PeerState, now: float) -> list[Effect]:
         """The connection is gone. Leases stay: their worker may come back."""
         broker = self._broker
         broker.peers.pop(connection, None)
@@ -133,4 +144,5 @@ class Joining:
         if broker.writer is not None and broker.writer.connection == connection:
             broker.writer = None
             broker.granting.cancel_preparing()
-        return [Note("peer.left", (("role", state.peer.role.value), ("name", state.name)))]
+        served = broker.feeding.gone(connection, now) if state.feeds_at else []
+        return [*served, Note("peer.left", (("role", state.peer.role.value), ("name", state.name)))]

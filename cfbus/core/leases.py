@@ -37,7 +37,8 @@ class LeaseState:
     taken_up_at: int = -1  # how far it was when a HELLO last prolonged it
     progressed: float = 0.0
     current: bool = True
-    preparing: bool = False  # carved, and waiting for its listing
+    preparing: bool = False  # carved, and waiting for its listing or for a feeder
+    fed: bool = False  # a feeder was asked to serve its images
     told: int = field(default=0)  # how many items done elsewhere its holder knows of
     unhelped: RangeSet = field(default_factory=RangeSet)  # of a primary: what no backup covers
 
@@ -70,6 +71,7 @@ class LeaseTable:
         self._current_at: dict[tuple[int, int], dict[str, LeaseState]] = {}
         self._by_holder: dict[str, dict[str, LeaseState]] = {}
         self._complete: dict[str, LeaseRow] = {}  # oldest first
+        self.over: list[str] = []  # with a feeder, and not current any more: whoever tells the feeder empties this
 
     def __iter__(self) -> Iterator[LeaseState]:
         return iter(self._by_id.values())
@@ -123,12 +125,16 @@ class LeaseTable:
 
     def _not_current(self, state: LeaseState) -> None:
         row = state.row
-        self._current.pop(row.lease, None)
+        if self._current.pop(row.lease, None) is not None and state.fed:
+            self.over.append(row.lease)
         _drop(self._current_at, (row.pass_number, row.shard), row.lease)
         _drop(self._by_holder, row.instance, row.lease)
 
     def end(self, state: LeaseState) -> tuple[Pair, ...]:
-        """The lease runs no more. Returns its undone items that no other current lease covers."""
+        """The lease runs no more. Returns its undone items that no other current lease covers; none when it had ended
+        before, for others may have them since."""
+        if not state.current:
+            return ()
         state.current = False
         self._not_current(state)
         orphans = state.undone.copy()

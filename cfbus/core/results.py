@@ -133,3 +133,27 @@ def pack(
         crc=checksum(payload),
     )
     return message, payload
+
+
+def messages_of(
+    finished: Sequence[tuple[Outcome, Use]],
+    total: int,
+    grant: m.Grant,
+    engine: EngineFacts,
+    rules: WorkerRules,
+    number: int,
+) -> Iterator[tuple[m.Result | m.Failed, bytes]]:
+    """All that was finished of a lease, numbered from ``number`` on (the last one that was given); ``total`` bytes.
+
+    A caption says what it was written by, not what came later: what different specs made is told apart.
+    """
+    for use in dict.fromkeys(use for _, use in finished):
+        good = sorted((o for o, by in finished if by is use and o.failure is None), key=lambda one: one.index)
+        for part in split(good, total):
+            number += 1
+            yield pack(part, grant, use, engine, rules, number)
+    failures = [outcome.failure for outcome, _ in finished if outcome.failure is not None]
+    for start in range(0, len(failures), m.MAX_FAILED_ITEMS):
+        number += 1
+        items = tuple(failures[start : start + m.MAX_FAILED_ITEMS])
+        yield m.Failed(lease=grant.lease, instance=rules.instance, number=number, items=items), b""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from cfbus.bus import messages as m
 from cfbus.core.effects import Connection, LeaseRow, Peer
 
+NO_FIGURES = m.Heartbeat()
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -21,6 +23,7 @@ class Rules:
     max_attempts: int = 3
     generation: int = 1
     accept_loss: bool = False
+    delivery: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,9 @@ class PeerState:
     unacked_bytes: int = 0
     chunk: int = 0  # how many items it got last, while its rate is unknown
     draining: bool = False
+    reads: bool = True
+    feeds_at: str = ""
+    figures: m.Heartbeat = NO_FIGURES  # what it told last of engine and GPUs; for those who watch, never for leases
 
 
 @dataclass(eq=False)

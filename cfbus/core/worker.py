@@ -13,26 +13,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cfbus.bus import messages as m
-from cfbus.bus.fields import MAX_HELD, MAX_RANGES, RESULT_SPLIT_BYTES
-from cfbus.bus.wire import WireError, decode_table
-from cfbus.core.effects import Abandon, Effect, Note, Send, Stop, UseSpec
+from cfbus.bus.fields import MAX_RANGES, RESULT_SPLIT_BYTES
+from cfbus.core.effects import Effect, Note, Send, Stop, UseSpec
 from cfbus.core.held import Held, Use
+from cfbus.core.holding import Holding
+from cfbus.core.measuring import Figures, Measured, Moment, RateMeter
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
-from cfbus.core.ranges import RangeSet
-from cfbus.core.results import pack, split, weighed
+from cfbus.core.results import messages_of, weighed
 from cfbus.core.retransmit import BROKER, Retransmitter
 
 HELLO_SECONDS = 3.0
 MOST_RETRY_SECONDS = 300.0
+HELPLESS = ("no-feeder", "cannot-read")
+"""Reasons to wait that somebody has to mend."""
 ASK_SECONDS = 30.0
 LOW_WATER_SECONDS = 10.0
-RATE_WINDOW_SECONDS = 20.0
-RATES_KEPT = 5
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRules:
-    """How this worker is run. ``concurrency`` is how many items the engine takes at once."""
+    """How this worker is run. ``concurrency`` is how many items the engine takes at once; ``reads`` says whether it
+    can read the dataset's source itself."""
 
     instance: str
     name: str
@@ -40,6 +41,7 @@ class WorkerRules:
     result_items: int = 64
     result_seconds: float = 1.0
     resend_seconds: float = 30.0
+    reads: bool = True
 
 
 class Worker:
@@ -49,8 +51,8 @@ class Worker:
         self.rules = rules
         self.engine = engine
         self.draining = False
-        self.rate = 0.0
-        self._held: dict[str, Held] = {}
+        self.on_hold = False
+        self._held = Holding()
         self._results = Retransmitter(rules.resend_seconds)
         self._window = m.MAX_FRAME_BYTES
         self._number = 0
@@ -61,9 +63,8 @@ class Worker:
         self._renew_seconds = 2.0
         self._asked_at: float | None = None
         self._waiting_for = ""
-        self._rates: list[float] = []
-        self._window_start: float | None = None
-        self._window_count = 0
+        self._rate = RateMeter()
+        self._figures = Figures(now)
 
     # ------------------------------------------------------------------ for the shell
 
@@ -74,38 +75,24 @@ class Worker:
 
     def next_items(self, count: int) -> list[WorkItem]:
         """Up to ``count`` items to read and caption now; none while the window is closed."""
-        items: list[WorkItem] = []
         if self._results.bytes >= self._window or self._use is None:
-            return items
-        for lease, held in self._held.items():
-            while held.todo and len(items) < count:
-                start, end = held.todo.first() or (0, 0)
-                end = min(end, start + count - len(items))
-                held.todo.remove(start, end)
-                held.in_flight.update(dict.fromkeys(range(start, end), self._use))
-                grant = held.grant
-                items += [
-                    WorkItem(
-                        lease,
-                        grant.shard_name,
-                        index,
-                        held.keys[index - grant.start],
-                        held.locators[index - grant.start],
-                        grant.slots,
-                    )
-                    for index in range(start, end)
-                ]
-        return items
+            return []
+        return self._held.begin(count, self._use)
+
+    @property
+    def rate(self) -> float:
+        """Items per second, measured; 0 as long as it is not known."""
+        return self._rate.rate
 
     @property
     def in_flight(self) -> int:
         """Items handed out and not finished."""
-        return sum(len(held.in_flight) for held in self._held.values())
+        return self._held.in_flight
 
     @property
     def unstarted(self) -> int:
         """Leased items not handed out yet."""
-        return sum(len(held.todo) for held in self._held.values())
+        return self._held.unstarted
 
     @property
     def unacked(self) -> int:
@@ -118,9 +105,14 @@ class Worker:
         return self._results.bytes
 
     @property
+    def busy(self) -> bool:
+        """Whether anything that was leased is to be captioned yet."""
+        return self._held.busy
+
+    @property
     def drained(self) -> bool:
         """A drain was asked for, and nothing is held any more."""
-        return self.draining and not self._results and not any(h.in_flight or h.finished for h in self._held.values())
+        return self.draining and not self._results and not any(h.in_flight or h.finished for h in self._held)
 
     @property
     def all_done(self) -> bool:
@@ -145,7 +137,8 @@ class Worker:
             software="cfbus",
             name=self.rules.name,
             concurrency=self.rules.concurrency,
-            held=tuple(lease for lease, held in self._held.items() if held.current)[:MAX_HELD],
+            held=self._held.names,
+            reads=self.rules.reads,
         )
         return [Send(BROKER, hello)]
 
@@ -161,11 +154,10 @@ class Worker:
             case m.Grant():
                 return self._grant(message, payload)
             case m.Wait():
-                self._waiting_for = message.reason
-                return []
+                return self._waits(message.reason)
             case m.Renewed():
                 self._window = message.window
-                return [effect for state in message.leases for effect in self._lease_state(state)]
+                return [effect for state in message.leases for effect in self._held.told(state)]
             case m.Ack():
                 self._window = message.window
                 return [effect for acked in message.results for effect in self._acked(acked)]
@@ -177,6 +169,11 @@ class Worker:
                 return self._error(message, now)
             case _:
                 return []
+
+    def _waits(self, reason: str) -> list[Effect]:
+        news = reason in HELPLESS and reason != self._waiting_for
+        self._waiting_for = reason
+        return [Note("lease.waits", (("why", reason),))] if news else []
 
     def _error(self, message: m.Error, now: float) -> list[Effect]:
         if message.fatal:
@@ -193,10 +190,10 @@ class Worker:
         self._renew_at = now + self._renew_seconds
         effects: list[Effect] = [Note("bus.welcomed", (("dataset", message.dataset),))]
         for lease in message.lost:
-            effects += self._lose(lease)
+            effects += self._held.lose(lease)
         if message.spec is not None and (self._use is None or not self._use.same(message.spec, message.generation)):
             self._use = Use(message.spec, message.generation)
-            self._rates.clear()
+            self._rate.forget()
             effects.append(UseSpec(message.spec, message.generation))
         return effects + self._results.send_all(now)
 
@@ -204,54 +201,18 @@ class Worker:
         self._asked_at = None
         self._waiting_for = ""
         self._window = message.window
-        if message.lease in self._held:
-            return []
-        try:
-            listing = decode_table("listing", payload)
-        except WireError as error:
-            return [Send(BROKER, m.Release(lease=message.lease)), Note("grant.bad", (("why", str(error)),))]
-        if listing.rows < message.end - message.start or self.draining:
-            return [Send(BROKER, m.Release(lease=message.lease))]
-        todo = RangeSet([(message.start, message.end)])
-        todo.subtract(message.done)
-        locators = listing.text("locator").raws()
-        self._held[message.lease] = Held(message, listing.text("key").texts(), locators, todo)
-        return []
+        return self._held.granted(message, payload, welcome=not (self.draining or self.on_hold))
 
-    def _lease_state(self, state: m.LeaseState) -> list[Effect]:
-        held = self._held.get(state.lease)
-        if held is None:
-            return []
-        if not state.current:
-            return self._lose(state.lease)
-        held.todo.subtract(state.done)
-        elsewhere = tuple((i, i + 1) for a, b in state.done for i in sorted(held.in_flight.keys() & set(range(a, b))))
-        return self._abandon(held, elsewhere)
-
-    def _lose(self, lease: str) -> list[Effect]:
-        """The lease is not ours any more: begin nothing more of it. What is finished is still welcome."""
-        held = self._held.get(lease)
-        if held is None:
-            return []
-        held.current = False
-        held.todo = RangeSet()
-        return self._abandon(held, tuple((index, index + 1) for index in sorted(held.in_flight)))
-
-    def _abandon(self, held: Held, pairs: m.Ranges) -> list[Effect]:
-        for index in [index for index in held.in_flight if any(start <= index < end for start, end in pairs)]:
-            del held.in_flight[index]
-        self._forget_if_over(held)
-        return [Abandon(held.grant.lease, pairs)] if pairs else []
-
-    def _forget_if_over(self, held: Held) -> None:
-        if held.over:
-            self._held.pop(held.grant.lease, None)
+    def feeder_unreachable(self, lease: str, now: float) -> list[Effect]:
+        """The shell gets nothing of this lease from its feeder."""
+        return self._held.unreachable(lease) + self._ask(now)
 
     # ------------------------------------------------------------------ outcomes and results
 
     def outcomes(self, outcomes: Iterable[Outcome], now: float) -> list[Effect]:
         """The engine finished these. Those that nobody waits for any more are dropped."""
         effects: list[Effect] = []
+        needed = 0
         for outcome in outcomes:
             held = self._held.get(outcome.lease)
             if held is None or outcome.index not in held.in_flight:
@@ -263,46 +224,20 @@ class Worker:
             held.finished.append((outcome, use))
             held.finished_bytes += size
             held.captioned += 1
-            self._window_count += 1
+            needed += 1
             full = len(held.finished) >= self.rules.result_items or held.finished_bytes >= RESULT_SPLIT_BYTES // 2
             if full or not (held.todo or held.in_flight):
                 effects += self._flush(held, now)
-        self._measure(now)
+        self._figures.count(needed)
+        self._rate.see(needed, now)
         return effects + self._ask(now)
-
-    def _measure(self, now: float) -> None:
-        """The rate is the slower of the last window's and the median of the last few."""
-        if self._window_start is None:
-            self._window_start = now
-            self._window_count = 0
-            return
-        seconds = now - self._window_start
-        if seconds >= RATE_WINDOW_SECONDS:
-            self._rates = [*self._rates[-RATES_KEPT + 1 :], self._window_count / seconds]
-            self.rate = min(self._rates[-1], sorted(self._rates)[len(self._rates) // 2])
-            self._window_start, self._window_count = now, 0
 
     def _flush(self, held: Held, now: float) -> list[Effect]:
         finished, total, held.finished, held.finished_bytes = held.finished, held.finished_bytes, [], 0
         effects: list[Effect] = []
-        for use in dict.fromkeys(
-            use for _, use in finished
-        ):  # a caption says what it was written by, not what came later
-            good = sorted((o for o, by in finished if by is use and o.failure is None), key=lambda one: one.index)
-            for part in split(good, total):
-                self._number += 1
-                message, payload = pack(part, held.grant, use, self.engine, self.rules, self._number)
-                effects += self._keep_and_send(held, message, payload, now)
-        failures = [outcome.failure for outcome, _ in finished if outcome.failure is not None]
-        for start in range(0, len(failures), m.MAX_FAILED_ITEMS):
-            self._number += 1
-            failed = m.Failed(
-                lease=held.grant.lease,
-                instance=self.rules.instance,
-                number=self._number,
-                items=tuple(failures[start : start + m.MAX_FAILED_ITEMS]),
-            )
-            effects += self._keep_and_send(held, failed, b"", now)
+        for message, payload in messages_of(finished, total, held.grant, self.engine, self.rules, self._number):
+            self._number = message.number
+            effects += self._keep_and_send(held, message, payload, now)
         return effects
 
     def _keep_and_send(self, held: Held, message: m.Result | m.Failed, payload: bytes, now: float) -> list[Effect]:
@@ -315,27 +250,29 @@ class Worker:
         held = self._held.get(message.lease) if message is not None else None
         if held is not None and acked.instance == self.rules.instance:
             held.unacked -= 1
-            self._forget_if_over(held)
+            effects += self._held.forget_if_over(held)
         return effects
 
     # ------------------------------------------------------------------ asking and time
 
     def _ask(self, now: float) -> list[Effect]:
         """Ask for a lease early enough that the engine never waits for one."""
-        if not self._welcomed or self.draining or self._use is None or self._results.bytes >= self._window:
+        if not self._welcomed or self.draining or self.on_hold or self._use is None:
+            return []
+        if self._results.bytes >= self._window:
             return []
         if self._asked_at is not None and now - self._asked_at < ASK_SECONDS:
             return []
         if self.unstarted > max(2 * self.rules.concurrency, self.rate * LOW_WATER_SECONDS):
             return []
         self._asked_at = now
-        shard = next((held.grant.shard for held in self._held.values()), None)
+        shard = next((held.grant.shard for held in self._held), None)
         return [Send(BROKER, m.Lease(want=m.MAX_CHUNK_ITEMS, rate=self.rate, shard=shard))]
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed."""
         effects: list[Effect] = []
-        for held in list(self._held.values()):
+        for held in self._held:
             if held.finished and now >= held.since + self.rules.result_seconds:
                 effects += self._flush(held, now)
         effects += self._results.spool_old(now)
@@ -348,38 +285,72 @@ class Worker:
 
     def _renew(self, now: float) -> list[Effect]:
         self._renew_at = now + self._renew_seconds
-        current = [held for held in self._held.values() if held.current][:256]
+        current = [held for held in self._held if held.current][:256]
         if not current:
-            beat = m.Heartbeat(
-                rate=self.rate, in_flight=self.in_flight, held=len(self._held), unacked_bytes=self._results.bytes
-            )
-            return [Send(BROKER, beat)]
+            return self._beat(now)
         leases = tuple(m.HeldLease(lease=held.grant.lease, captioned=held.captioned) for held in current)
         return [Send(BROKER, m.Renew(leases=leases, unacked_bytes=self._results.bytes, rate=self.rate))]
+
+    def measured(self, measured: Measured, now: float) -> list[Effect]:
+        """The shell looked at its engine and GPUs."""
+        closed = self._results.bytes >= self._window
+        moment = Moment(
+            self.rules.concurrency, self.in_flight, self.unstarted, self._welcomed, self.draining, closed,
+            self._waiting_for,
+        )  # fmt: skip
+        return self._beat(now) if self._figures.see(moment, measured, now) and self._welcomed else []
+
+    def heartbeat(self) -> m.Heartbeat:
+        """What the broker is told of this worker beside its work."""
+        return self._figures.beat(self.rate, self.in_flight, len(self._held), self._results.bytes)
+
+    def _beat(self, now: float) -> list[Effect]:
+        self._figures.told(now)
+        return [Send(BROKER, self.heartbeat())]
 
     def next_deadline(self) -> float:
         """When ``tick`` has something to do."""
         times = [self._renew_at if self._welcomed else self._hello_at]
-        times += [held.since + self.rules.result_seconds for held in self._held.values() if held.finished]
+        times += [held.since + self.rules.result_seconds for held in self._held if held.finished]
         return min([*times, *self._results.deadlines(sending=self._welcomed)])
 
-    # ------------------------------------------------------------------ leaving
+    # ------------------------------------------------------------------ changing and leaving
+
+    def hold(self, now: float, *, give_back: bool = False) -> list[Effect]:
+        """Take no leases until ``go_on``; ``give_back``: hand back what is not begun, too."""
+        self.on_hold = True
+        return self._hand_back(now, at_once=False) if give_back else []
+
+    def go_on(self, now: float) -> list[Effect]:
+        """Take leases again."""
+        if not self.on_hold:
+            return []
+        self.on_hold = False
+        self._asked_at = None
+        return self._ask(now)
+
+    def captioned_by(self, engine: EngineFacts, now: float) -> list[Effect]:
+        """Another engine has taken the place of the one that was; what that one wrote says so."""
+        effects = [effect for held in self._held for effect in self._flush(held, now)]
+        self.engine = engine
+        self._rate.forget()
+        return effects
 
     def drain(self, now: float, *, at_once: bool = False) -> list[Effect]:
         """Take nothing new; hand back what is not begun (``at_once``: also what is in flight)."""
         effects: list[Effect] = [] if self.draining else [Send(BROKER, m.Drain())]
         self.draining = True
-        for held in list(self._held.values()):
-            back = held.todo.copy()
-            if at_once:
-                back.update((index, index + 1) for index in held.in_flight)
-                held.in_flight.clear()
-            held.todo = RangeSet()
+        return effects + self._hand_back(now, at_once=at_once)
+
+    def _hand_back(self, now: float, *, at_once: bool) -> list[Effect]:
+        effects: list[Effect] = []
+        for held in self._held:
+            back = held.taken_back(at_once=at_once)
             if back and held.current:
                 effects.append(Send(BROKER, m.Release(lease=held.grant.lease, ranges=back.pairs()[:MAX_RANGES])))
             if not held.in_flight:
                 effects += self._flush(held, now)
-            self._forget_if_over(held)
+            effects += self._held.forget_if_over(held)
         return effects
 
     def leave(self) -> list[Effect]:

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from cfbus.bus import messages as m
 from cfbus.bus.columns import Table
 from cfbus.bus.fields import PAGE_BYTES
@@ -23,6 +25,7 @@ from cfbus.core.effects import Effect, Note, ProbeRoom, ReadListing, Send, Stop
 from cfbus.core.frame import JournalFrame
 from cfbus.core.pages import entry_bytes, pages
 from cfbus.core.ranges import Pair, RangeSet, Wholes, size
+from cfbus.core.tally import Counts, Rows, Tallies, counts_of
 from cfbus.core.tasks import Tasks
 from cfbus.core.telling import StatePage, done_pages, pass_pages, shard_pages
 
@@ -30,6 +33,7 @@ BROKER = "broker"
 HELLO_SECONDS = 3.0
 MOST_RETRY_SECONDS = 300.0
 COMMIT_SECONDS = 1.0
+TALLY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class WriterRules:
 class _Staged:
     stored: m.Stored
     frame: JournalFrame | None
+    counts: Counts
     captions: int
     failures: int
 
@@ -74,6 +79,8 @@ class Writer:
         self._hello_at = now + HELLO_SECONDS  # the first comes with the connection
         self._commit_at = now
         self._tasks = Tasks()
+        self.tallies = Tallies()
+        self._tally_at = now
 
     # ------------------------------------------------------------------ what the store holds
 
@@ -124,7 +131,7 @@ class Writer:
             case m.IndexShard():
                 return [ReadListing(BROKER, message.shard, message.start, message.end)]
             case m.Welcome():
-                self._welcomed = True
+                self._welcomed = self.tallies.changed = True
                 return [Note("bus.welcomed", (("dataset", message.dataset),))]
             case m.Since():
                 return self._state(message)
@@ -148,14 +155,16 @@ class Writer:
         """Time has passed."""
         if not self._welcomed:
             return self._hello(now) if now >= self._hello_at else []
+        effects: list[Effect] = []
         if now >= self._commit_at:
-            probe: list[Effect] = [ProbeRoom()] if self.disk_full else []
-            return [*probe, *self._commits([], now)]
-        return []
+            effects = [*([ProbeRoom()] if self.disk_full else []), *self._commits([], now)]
+        return effects + self._tally(now)
 
     def next_deadline(self) -> float:
         """When ``tick`` has something to do."""
-        return self._commit_at if self._welcomed else self._hello_at
+        if not self._welcomed:
+            return self._hello_at
+        return min(self._commit_at, self._tally_at) if self.tallies.changed else self._commit_at
 
     # ------------------------------------------------------------------ results
 
@@ -183,6 +192,7 @@ class Writer:
         for entry in staged:
             if entry.frame is not None:
                 self.position = entry.frame.position
+                self.tallies.add(entry.counts, entry.frame.contributor)
             self.captions += entry.captions
             self.dead_letters += entry.failures
         return self._commits(staged, now)
@@ -205,7 +215,7 @@ class Writer:
         problem, table = self._check(message, payload)
         if problem or table is None or message.origin is None:
             refused = m.Stored(instance=message.instance, number=message.number, status="refused", reason=problem[:200])
-            self._staged.append(_Staged(refused, None, 0, 0))
+            self._staged.append(_Staged(refused, None, {}, 0, 0))
             return
         origin = message.origin
         place = (origin.pass_number, origin.shard)
@@ -220,14 +230,16 @@ class Writer:
             new_items=size(new),
         )
         if not new:
-            self._staged.append(_Staged(stored, None, 0, 0))
+            self._staged.append(_Staged(stored, None, {}, 0, 0))
             return
         self._staged_done.setdefault(place, RangeSet()).update(new)
-        frame = self._frame(message, origin, payload, RangeSet(new))
+        rows = None if size(new) == size(message.ranges) else _rows(message.ranges, RangeSet(new))
+        frame = self._frame(message, origin, payload, rows)
         self._staged_bytes += len(payload)
         failures = size(new) if message.table == "failures" else 0
         captions = 0 if failures else size(new) * len(table.slot_names)
-        self._staged.append(_Staged(stored, frame, captions, failures))
+        counts = {} if failures else counts_of(table, rows)
+        self._staged.append(_Staged(stored, frame, counts, captions, failures))
 
     def _new_items(self, place: tuple[int, int], ranges: m.Ranges) -> tuple[Pair, ...]:
         new: tuple[Pair, ...] = ranges
@@ -236,15 +248,8 @@ class Writer:
                 new = tuple(gap for start, end in new for gap in have.missing(start, end))
         return new
 
-    def _frame(self, message: m.Result, origin: m.Origin, payload: bytes, new: RangeSet) -> JournalFrame:
+    def _frame(self, message: m.Result, origin: m.Origin, payload: bytes, rows: Rows | None) -> JournalFrame:
         position = self.position + 1 + sum(staged.frame is not None for staged in self._staged)
-        mask = None
-        if len(new) < size(message.ranges):
-            bits = bytearray((size(message.ranges) + 7) // 8)
-            for at, index in enumerate(index for start, end in message.ranges for index in range(start, end)):
-                if index in new:
-                    bits[at // 8] |= 1 << at % 8
-            mask = bytes(bits)
         return JournalFrame(
             position=position,
             table=message.table,
@@ -253,7 +258,7 @@ class Writer:
             pass_number=origin.pass_number,
             shard=origin.shard,
             ranges=message.ranges,
-            mask=mask,
+            mask=None if rows is None else np.packbits(rows, bitorder="little").tobytes(),
             contributor=origin.contributor,
             key=origin.key,
             received=origin.received,
@@ -317,6 +322,12 @@ class Writer:
         )
         return Send(BROKER, commit)
 
+    def _tally(self, now: float) -> list[Effect]:
+        if now < self._tally_at or not self.tallies.changed:
+            return []
+        self._tally_at = now + TALLY_SECONDS
+        return [Send(BROKER, self.tallies.message(self.backlog))]
+
     def _state(self, message: m.Since) -> list[Effect]:
         """The whole state, in pages: passes, shards that the broker does not know, then all that is done."""
         rows = ((number, shard, a, b) for (number, shard), items in self._done.items() for a, b in items)
@@ -362,3 +373,9 @@ class Writer:
     def done_items(self) -> dict[tuple[int, int], tuple[Pair, ...]]:
         """What is durable, by pass and shard; for tests and scans."""
         return {place: items.pairs() for place, items in self._done.items()}
+
+
+def _rows(ranges: m.Ranges, new: RangeSet) -> Rows:
+    """Which of these items, in order, are new."""
+    indices = (index for start, end in ranges for index in range(start, end))
+    return np.fromiter((index in new for index in indices), np.bool_, size(ranges))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cfbus.bus.figures import EngineFigures
 from cfbus.bus.messages import Spec
 from cfbus.core.outcome import EngineFacts, Outcome, WorkItem
 
@@ -46,6 +47,10 @@ class Engine(Protocol):
 
     def abandon(self, lease: str, indices: frozenset[int]) -> None:
         """The outcomes of these are not needed any more."""
+
+    def figures(self) -> EngineFigures | None:
+        """How it is doing at this moment; None while there is no engine, because it is being built anew. Never blocks
+        and costs next to nothing: it is asked several times a second. What it does not know it leaves out."""
 
     def close(self) -> None:
         """Stop, within a few seconds; what is unfinished is posted as a failure, and nothing afterwards."""

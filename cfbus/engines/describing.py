@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 from cfbus.bus.columns import FLAGS
+from cfbus.bus.figures import EngineFigures
 from cfbus.bus.messages import Spec
 from cfbus.core.outcome import Caption, EngineFacts, ImageFacts, Outcome, WorkItem
 from cfbus.core.prompts import SKIPPED
@@ -15,6 +16,7 @@ from cfbus.engines.asking import asked, unknown_slot
 from cfbus.engines.base import Loaded, Post, Read
 from cfbus.engines.feed import Fed, Feed
 from cfbus.images import Picture
+from cfbus.sources.base import DISK_READERS
 
 Described = tuple[Picture, tuple[str | None, ...]]
 NOT_ASKED = Caption("", SKIPPED, flags=1 << FLAGS.index("empty"))
@@ -25,10 +27,11 @@ class PaletteEngine:
 
     facts = EngineFacts(palette.ENGINE, palette.MODEL)
 
-    def __init__(self, read: Read, pool: DecodePool, post: Post) -> None:
+    def __init__(self, read: Read, pool: DecodePool, post: Post, *, readers: int = DISK_READERS) -> None:
         self._post = post
+        self._describers = pool.processes
         self._spec: Spec | None = None
-        self._feed: Feed[Described] = Feed(read, pool, self._described)
+        self._feed: Feed[Described] = Feed(read, pool, self._described, readers)
 
     def use(self, spec: Spec) -> None:
         """See ``Engine.use``."""
@@ -46,6 +49,12 @@ class PaletteEngine:
 
     def abandon(self, lease: str, indices: frozenset[int]) -> None:
         """See ``Engine.abandon``. Pictures are described too quickly for this to be worth anything."""
+
+    def figures(self) -> EngineFigures:
+        """See ``Engine.figures``. Decoding a picture and describing it are one here."""
+        reading, describing = self._feed.counts()
+        running = min(describing, self._describers)
+        return EngineFigures(reading=reading, running=running, waiting=describing - running, level=self._describers)
 
     def close(self) -> None:
         """See ``Engine.close``."""

@@ -6,7 +6,7 @@ Invariants:
 - Every item that is put comes out exactly once: as what ``then`` made of its picture, or as a failure
   with a reason and whose fault it is. ``close`` fails what is left, and nothing comes out afterwards.
 - One bad picture never touches its neighbours, and what this host cannot do is no picture's fault.
-- Between reading and decoding, at most ``READERS`` files and ``AHEAD_BYTES`` more lie in memory; one
+- Between reading and decoding, at most as many files as there are readers and ``AHEAD_BYTES`` more lie in memory; one
   file of any size may go when there is nothing else.
 """
 
@@ -26,9 +26,8 @@ from cfbus.core.outcome import WorkItem
 from cfbus.decoding import CallError, DecodePool
 from cfbus.engines.base import Loaded, Read
 from cfbus.images import ImageError, Picture
-from cfbus.sources.base import Fault, ReadError
+from cfbus.sources.base import DISK_READERS, Fault, ReadError
 
-READERS = 4
 AHEAD_BYTES = 256 * 1024 * 1024
 CLOSE_SECONDS = 2.0
 _MAX_DETAIL = 500
@@ -57,12 +56,15 @@ class _Ticket(Generic[T]):
     began: float
     url: str = ""
     metadata: str = ""
+    decodes: bool = False
 
 
 class Feed(Generic[T]):
-    """Reads and decodes; ``post`` gets what is ready, from any thread."""
+    """Reads with so many ``readers`` at once and decodes; ``post`` gets what is ready, from any thread."""
 
-    def __init__(self, read: Read, pool: DecodePool, post: Callable[[Fed[T]], None]) -> None:
+    def __init__(
+        self, read: Read, pool: DecodePool, post: Callable[[Fed[T]], None], readers: int = DISK_READERS
+    ) -> None:
         self._read = read
         self._pool = pool
         self._post = post
@@ -72,8 +74,9 @@ class Feed(Generic[T]):
         self._open: set[_Ticket[T]] = set()
         self._posting = 0
         self._held_bytes = 0
+        self._decoding = 0
         self._readers: list[threading.Thread] = []
-        for _ in range(READERS):
+        for _ in range(readers):
             self._start_reader()
 
     def put(self, item: WorkItem, plan: Callable[[Loaded], Callable[[Picture], T]]) -> None:
@@ -88,6 +91,11 @@ class Feed(Generic[T]):
                 raise RuntimeError("the feed is closed")
             self._open.add(ticket)
         self._todo.put(ticket)
+
+    def counts(self) -> tuple[int, int]:
+        """How many items are being read or wait for that, and how many are being decoded or wait for that."""
+        with self._state:
+            return max(len(self._open) - self._decoding, 0), self._decoding
 
     def close(self) -> None:
         """Fail what has not come out, end the threads; takes at most ``CLOSE_SECONDS``."""
@@ -142,6 +150,9 @@ class Feed(Generic[T]):
 
     def _decode(self, ticket: _Ticket[T], data: bytes, then: Callable[[Picture], T]) -> None:
         size = len(data)
+        with self._state:
+            ticket.decodes = ticket in self._open
+            self._decoding += ticket.decodes
         self._await_room(size)
         future: Future[T] | None = None
         try:
@@ -190,6 +201,7 @@ class Feed(Generic[T]):
             if ticket not in self._open:
                 return  # it came out when the feed was closed
             self._open.remove(ticket)
+            self._decoding -= ticket.decodes
             self._posting += 1
         try:
             took = (time.monotonic() - ticket.began) * 1000

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cfbus.bus.figures import EngineFigures
 from cfbus.bus.messages import FailedItem, Spec
 from cfbus.core.outcome import Caption, EngineFacts, Outcome, WorkItem
 from cfbus.engines.base import Post
@@ -103,6 +104,12 @@ class ScriptedEngine:
         """See ``Engine.abandon``."""
         for index in indices:
             self._waiting.pop((lease, index), None)
+
+    def figures(self) -> EngineFigures:
+        """See ``Engine.figures``. It writes one caption at a time; there are no tokens."""
+        items = len(self._waiting)
+        running = min(items, 1)
+        return EngineFigures(running=running, waiting=items - running, level=1)
 
     def close(self) -> None:
         """See ``Engine.close``."""

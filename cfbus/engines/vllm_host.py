@@ -21,6 +21,7 @@ from concurrent.futures import Future
 
 from cfbus import logs
 from cfbus.bus.fields import Sampling
+from cfbus.bus.figures import EngineFigures
 from cfbus.bus.messages import FailedItem
 from cfbus.config_file import Value
 from cfbus.core.outcome import Caption
@@ -37,7 +38,8 @@ MAX_DEATHS = 16
 STALL_SECONDS = 600.0
 """An engine that has work and writes nothing for this long is taken for dead."""
 LOOK_SECONDS = 5.0
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 15.0
+"""vLLM gives its processes some seconds to end, then kills them; before that the GPU's memory is not free."""
 _MAX_DETAIL = 500
 
 Load = Callable[[Mapping[str, Value]], Running]
@@ -101,6 +103,13 @@ class Host:
         """Nobody needs this job any more."""
         job.dropped = True
         self._soon(self._drop, job)
+
+    def figures(self) -> EngineFigures | None:
+        """What the loaded model says of itself; None while it is being built anew."""
+        running = self._running
+        if running is None or self._reviving is not None:
+            return None
+        return running.figures(len(self._tasks))
 
     def close(self) -> None:
         """Drop everything and end the model; takes a few seconds at most."""
@@ -182,7 +191,7 @@ class Host:
         if task is not None:
             task.cancel()
             return
-        self._suspects.clear(job)
+        self._suspects.drop(job)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -209,11 +218,12 @@ class Host:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, EngineDownError) or (self._stalled and task.cancelled()):
             self._fallen.append(job)
+        elif task.cancelled():
+            self._suspects.drop(job)
         else:
             self._suspects.clear(job)
-            if not task.cancelled():
-                self._in_a_row = 0
-                self._settle(job, task, error)
+            self._in_a_row = 0
+            self._settle(job, task, error)
         if self._fallen and not self._tasks and self._reviving is None and not self._ending.is_set():
             self._reviving = asyncio.create_task(self._revive())
         self._go_on()
@@ -240,6 +250,9 @@ class Host:
     async def _revive(self) -> None:
         self.deaths += 1
         self._in_a_row += 1
+        for job in self._fallen:
+            if job.dropped:
+                self._suspects.drop(job)
         fallen = [job for job in self._fallen if not job.dropped]
         guilty = self._suspects.died(fallen)
         self._log.error("vllm.died", in_flight=len(fallen), deaths=self.deaths, found=guilty is not None)

@@ -16,9 +16,12 @@ from cfbus.decoding import DecodePool
 from cfbus.engines.base import Post, Read
 from cfbus.engines.vllm_arguments import checked, installed
 from cfbus.engines.vllm_engine import VllmEngine
+from cfbus.engines.vllm_gpus import chosen, needed
 from cfbus.engines.vllm_host import Host
 from cfbus.engines.vllm_template import ModelTemplate
-from cfbus.errors import CfbusError, ConfigError
+from cfbus.errors import CfbusError
+from cfbus.gpus import BY_BUS
+from cfbus.sources.base import DISK_READERS
 
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -28,8 +31,11 @@ QUIET = {
     # Sockets and CUDA do not survive a fork of this process.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "TOKENIZERS_PARALLELISM": "false",
+    # A GPU's number is then the one that nvidia-smi and this worker's own figures know it by.
+    "CUDA_DEVICE_ORDER": BY_BUS,
 }
-"""What vLLM is told unless the environment says otherwise: send nothing home, start children afresh."""
+"""What vLLM is told unless the environment says otherwise: send nothing home, start children afresh,
+count GPUs as their driver does."""
 
 
 def open_vllm(
@@ -39,23 +45,24 @@ def open_vllm(
     pool: DecodePool,
     post: Post,
     give_up: Callable[[CfbusError], None] | None,
+    readers: int = DISK_READERS,
 ) -> VllmEngine:
     """Load the model of this configuration; takes seconds to minutes. Raises ConfigError."""
     vllm = settings.vllm
     log = logs.get_logger()
     there = installed()
     arguments = checked(vllm, there, origins, lambda sentence: log.warning("vllm.arguments", says=sentence))
-    prepare(os.environ, settings.worker.gpu_id, vllm.tensor_parallel_size)
+    prepare(os.environ, settings.worker.gpu_id, needed(vllm))
     template = ModelTemplate(vllm.model, vllm.revision, trust_remote_code=vllm.trust_remote_code)
     log.info("vllm.loads", model=vllm.model, version=there.version, gpus=os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     host = Host(arguments, template, golden=vllm.golden_check)
     if give_up is not None:
         host.give_up = give_up
     host.start()
-    return VllmEngine(host, vllm, there.version, read, pool, post)
+    return VllmEngine(host, vllm, there.version, read, pool, post, readers=readers)
 
 
-def prepare(environ: MutableMapping[str, str], gpu_id: int, count: int) -> None:
+def prepare(environ: MutableMapping[str, str], gpu_id: str, count: int) -> None:
     """Choose the GPUs, and set what vLLM and the hub's client read. Raises ConfigError for a GPU that is not there."""
     for name, value in QUIET.items():
         environ.setdefault(name, value)
@@ -63,19 +70,4 @@ def prepare(environ: MutableMapping[str, str], gpu_id: int, count: int) -> None:
     if token:
         environ["HF_TOKEN"] = token
         logs.register_secret(token)
-    environ["CUDA_VISIBLE_DEVICES"] = ",".join(_gpus(environ.get("CUDA_VISIBLE_DEVICES"), gpu_id, count))
-
-
-def _gpus(visible: str | None, first: int, count: int) -> list[str]:
-    """The GPUs from ``first`` on; where a scheduler has handed out some, these are counted."""
-    wanted = range(first, first + count)
-    if not visible:
-        return [str(number) for number in wanted]
-    handed_out = [name.strip() for name in visible.split(",") if name.strip()]
-    if wanted.stop > len(handed_out):
-        raise ConfigError(
-            f"GPU {wanted.stop - 1} is wanted (worker.gpu_id {first}, vllm.tensor_parallel_size {count}), and"
-            f" CUDA_VISIBLE_DEVICES lets this process see {len(handed_out)}: {visible}.",
-            "Count from 0 within those, or unset CUDA_VISIBLE_DEVICES.",
-        )
-    return handed_out[wanted.start : wanted.stop]
+    environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen(environ, gpu_id, count))

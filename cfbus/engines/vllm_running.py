@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from cfbus.bus.fields import Sampling
+from cfbus.bus.figures import EngineFigures
 from cfbus.config_file import Value
+from cfbus.engines.vllm_figures import StepMeter
 
 IN_PROCESS: Final = "VLLM_ENABLE_V1_MULTIPROCESSING"
 
@@ -79,6 +81,9 @@ class Running(Protocol):
     def check(self, sampling: Sampling) -> None:
         """Raises RequestRefusedError when no request can be written like this."""
 
+    def figures(self, items: int) -> EngineFigures:
+        """How it is doing, from any thread; ``items`` are in it now."""
+
     def close(self) -> None:
         """Free what it holds; may take seconds."""
 
@@ -96,7 +101,8 @@ class _InProcesses:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._meter, loggers = _meter(arguments)
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=loggers)
         self.model_config = self._engine.model_config
 
     async def generate(self, prompt: Mapping[str, object], wanted: Wanted, name: str) -> AsyncIterator[Output]:
@@ -117,6 +123,9 @@ class _InProcesses:
     def check(self, sampling: Sampling) -> None:
         _check(sampling)
 
+    def figures(self, items: int) -> EngineFigures:
+        return _figures(self._meter, items)
+
     def close(self) -> None:
         self._engine.shutdown()
 
@@ -128,7 +137,8 @@ class _InProcess:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        self._meter, loggers = _meter(arguments)
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments), stat_loggers=loggers)
         self.model_config = self._engine.model_config
         self._thread = ThreadPoolExecutor(1, "vllm")
         self._queues: dict[str, asyncio.Queue[Output | None]] = {}
@@ -181,6 +191,9 @@ class _InProcess:
     def check(self, sampling: Sampling) -> None:
         _check(sampling)
 
+    def figures(self, items: int) -> EngineFigures:
+        return _figures(self._meter, items)
+
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._down = self._down or EngineDownError()
@@ -188,6 +201,18 @@ class _InProcess:
         if shutdown is not None:
             shutdown()
         del self._engine
+
+
+def _meter(arguments: Mapping[str, Value]) -> tuple[StepMeter | None, list[object] | None]:
+    """What counts, and what vLLM is to tell; nothing where the person does not want it to."""
+    if arguments.get("disable_log_stats"):
+        return None, None
+    meter = StepMeter()
+    return meter, [meter.factory]
+
+
+def _figures(meter: StepMeter | None, items: int) -> EngineFigures:
+    return EngineFigures(running=items) if meter is None else meter.figures(busy=items > 0)
 
 
 def sampling_params(wanted: Wanted) -> object:

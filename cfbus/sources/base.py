@@ -15,10 +15,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 LEFT_OUT_KEPT = 1000
 DISK_READERS = 4
+_HTTP_STATUS = re.compile(r"http-[1-9][0-9]{2}")
 
 Fault: TypeAlias = Literal["item", "worker", "network"]
 
@@ -35,6 +36,28 @@ class ReadReason(StrEnum):
     DOUBLED = "doubled"
     MISSING_COLUMN = "missing-column"
     BAD_COLUMN = "bad-column"
+    BAD_ROW = "bad-row"
+    BAD_URL = "bad-url"
+    NO_SUCH_HOST = "no-such-host"
+    DNS_FAILED = "dns-failed"
+    PRIVATE_ADDRESS = "private-address"
+    CERTIFICATE = "certificate"
+    CONNECTION_FAILED = "connection-failed"
+    NO_ANSWER = "no-answer"
+    TOO_SLOW = "too-slow"
+    BAD_ANSWER = "bad-answer"
+    REDIRECTS = "too-many-redirects"
+    NOAI = "noai"
+    NOT_AN_IMAGE = "not-an-image"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ReadReason | None:
+        """``http-404`` and its like: what a server answered, with any three digits."""
+        if not isinstance(value, str) or not _HTTP_STATUS.fullmatch(value):
+            return None
+        reason = str.__new__(cls, value)
+        reason._name_, reason._value_ = value.upper().replace("-", "_"), value
+        return cls._value2member_map_.setdefault(value, reason)  # type: ignore[return-value]
 
 
 class ReadError(Exception):
@@ -117,6 +140,9 @@ class Known(Protocol):
 
     def contains(self, label: str, key: str) -> bool: ...
 
+    def end(self, label: str) -> tuple[int, bytes]:
+        """How many items the label's shards have together, and the locator of the last; 0 and nothing for none."""
+
 
 class NothingKnown:
     """The `Known` of a store without a listing."""
@@ -129,6 +155,17 @@ class NothingKnown:
 
     def contains(self, label: str, key: str) -> bool:
         return False
+
+    def end(self, label: str) -> tuple[int, bytes]:
+        return 0, b""
+
+
+@runtime_checkable
+class ColumnsApart(Protocol):
+    """A source that knows an item's columns without reading its image."""
+
+    def columns(self, item: Item) -> Mapping[str, object]:
+        """The item's columns. Raises ReadError."""
 
 
 class Source(Protocol):

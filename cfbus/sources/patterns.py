@@ -4,10 +4,10 @@ What it is for: `Patterns`, the files that a person's patterns stand for, now.
 What it must not know: what is in the files.
 
 Rules:
-- The *root* of a pattern is the folder before its first brace or star; a folder is a pattern for all tars in it, with
-  the folders in it. Roots get labels like the roots of pictures: their base name, ``.2`` and so on for another root of
-  that name. A file's name is ``<label>/<its path below the root>``. So a name does not depend on which other files are
-  there, nor on where the root is mounted.
+- The *root* of a pattern is the folder before its first brace or star; a folder is a pattern for all files in it, and
+  in the folders in it, that have one of the suffixes (those of tars unless others are given). Roots get labels like the
+  roots of pictures: their base name, ``.2`` and so on for another root of that name. A file's name is ``<label>/<its
+  path below the root>``. So a name does not depend on which other files are there, nor on where the root is mounted.
 - A file that two patterns stand for counts once.
 - What is written out or stands in braces is expected to be there; what a glob stands for is what it finds. A path
   that exists as it is written is no pattern, whatever characters it has.
@@ -55,8 +55,11 @@ class _Pattern:
 class Patterns:
     """The files that these patterns stand for. Raises SourceError for a pattern that makes no sense."""
 
-    def __init__(self, patterns: Sequence[Path], *, follow_links: bool = False) -> None:
+    def __init__(
+        self, patterns: Sequence[Path], *, follow_links: bool = False, suffixes: tuple[str, ...] = TAR_SUFFIXES
+    ) -> None:
         self._follow_links = follow_links
+        self._suffixes = suffixes
         self._patterns = list(_labelled([os.path.normpath(pattern) for pattern in patterns]))
 
     @property
@@ -103,7 +106,7 @@ class Patterns:
                 continue
             folders[:] = sorted((each for each in folders if not each.startswith(".")), key=os.fsencode)
             for name in sorted(names, key=os.fsencode):
-                if name.lower().endswith(TAR_SUFFIXES) and not name.startswith("."):
+                if name.lower().endswith(self._suffixes) and not name.startswith("."):
                     yield os.path.join(below, name)  # noqa: PTH118
 
 

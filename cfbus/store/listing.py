@@ -106,6 +106,7 @@ class Known:
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self._store = store
         self._shards: dict[str, dict[int, int]] = {}
+        self._items: dict[str, int] = {}
         self._hashes: dict[str, tuple[memoryview, npt.NDArray[np.uint64]]] = {}
         self._names: set[str] = set()
         for shard in manifest.shards():
@@ -113,6 +114,7 @@ class Known:
             label, dash, number = shard.name.rpartition("-")
             if dash and number.isdecimal():
                 self._shards.setdefault(label, {})[int(number)] = shard.number
+                self._items[label] = self._items.get(label, 0) + shard.length
 
     def lists(self, shard: str) -> bool:
         """Whether there is a shard of this name."""
@@ -135,6 +137,14 @@ class Known:
                 return True
             at += 1
         return False
+
+    def end(self, label: str) -> tuple[int, bytes]:
+        """How many items the label's shards have together, and the locator of the last; 0 and nothing for none."""
+        shards = self._shards.get(label)
+        if not shards:
+            return 0, b""
+        locators = listing_column(self._store, shards[max(shards)], "locator")
+        return self._items[label], locators[-1].as_py() if len(locators) else b""
 
     def _load(self, label: str) -> tuple[memoryview, npt.NDArray[np.uint64]]:
         parts = [np.empty((0, 2), np.uint64)]

@@ -11,6 +11,7 @@ fit here is damage.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -339,7 +340,8 @@ class _Group:
 
 def main(arguments: Sequence[str]) -> int:
     """The child process: STORE JOURNAL."""
-    os.nice(_NICE)  # the loop that acknowledges captions comes first
+    with contextlib.suppress(OSError):  # not allowed everywhere
+        os.nice(_NICE)  # the loop that acknowledges captions comes first
     try:
         sealed = seal_journal(Path(arguments[0]), Path(arguments[1]))
     except CfbusError as error:

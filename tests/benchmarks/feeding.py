@@ -1,93 +1,58 @@
 """How well a model is fed: the real reading, decoding and asking, before a model that is scripted to a fixed speed.
 
-    python tests/benchmarks/feeding.py
+    python tests/benchmarks/feeding.py [--write-docs]
 
 The model finishes one image after the other at RATE, as long as it has any; it idles when it has none. Items are
-JPEGs of 1024 x 768 pixels in a folder. Two ways: 64 in flight, each replaced when it is finished, as the worker does
-it; and lock-step batches of 8, as others do it: the next eight are read and decoded when the last are finished, and the
-model begins when all eight are there. The
-second is there to show that the meter measures: it must find more than 10 % of idling, else it is broken.
+JPEGs of 1024 x 768 pixels in a folder. Two ways of feeding it: 64 in flight, each replaced when it is finished, as the
+worker does it; and lock-step batches of 8, as others do it: the next eight are read and decoded when the last are
+finished, and the model begins when all eight are there. The second is there to show that the meter measures: it must
+find more than 10 % of idling, else it is broken.
 
-"CPU per image" is this process's own: the bus is not in it, decoding is in children and not in it either.
+A third way is a whole `cfbus-gpu` on a real bus, with broker and writer beside it: its "CPU per image" is what bus,
+reading, feeding and asking take together in the worker's process, without decoding, which is in children. In the other
+two the bus is not in it. ``--write-docs`` puts the table into docs/performance.md.
 """
 
 from __future__ import annotations
 
-import asyncio
+import argparse
+import json
+import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
 
+from benchmarks import tables  # noqa: E402
+from benchmarks.machine import machine  # noqa: E402
+from benchmarks.steady import RATE, SteadyModel  # noqa: E402
 from engine_rig import LEASE, spec_of  # noqa: E402
 from PIL import Image  # noqa: E402
-from scripted_model import Answer, PlainTemplate, Text  # noqa: E402
+from processes.support import Nursery, Terminals, until  # noqa: E402
+from scripted_model import PlainTemplate  # noqa: E402
 
-from cfbus.bus.fields import Sampling  # noqa: E402
 from cfbus.config_vllm import Vllm  # noqa: E402
 from cfbus.core.outcome import Outcome, WorkItem  # noqa: E402
 from cfbus.decoding import DecodePool  # noqa: E402
 from cfbus.engines.base import Loaded  # noqa: E402
 from cfbus.engines.vllm_engine import VllmEngine  # noqa: E402
 from cfbus.engines.vllm_host import Host  # noqa: E402
-from cfbus.engines.vllm_running import Output, Wanted  # noqa: E402
 from cfbus.images import Limits  # noqa: E402
 
-RATE = 30.0
+PAGE = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- feeding: begin -->", "<!-- feeding: end -->"
 IN_FLIGHT, BATCH = 64, 8
 SECONDS = 20.0
 WARM_SECONDS = 4.0
 FILES = 32
-
-
-class SteadyModel:
-    """One image every 1 / RATE seconds while there is any, or a whole batch; knows how long it had nothing to do."""
-
-    model_config = None
-
-    def __init__(self, batch: int) -> None:
-        self._batch = batch
-        self._queue: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
-        self.idle = 0.0
-
-    async def generate(self, prompt: Mapping[str, object], wanted: Wanted, name: str) -> AsyncIterator[Output]:
-        loop = asyncio.get_running_loop()
-        if self._task is None:
-            self._task = loop.create_task(self._work())
-        done: asyncio.Future[None] = loop.create_future()
-        self._queue.put_nowait(done)
-        await done
-        yield Answer(name, [Text("x")])
-
-    async def _work(self) -> None:
-        due = time.monotonic()
-        while True:
-            asked = time.monotonic()
-            waits = self._queue.qsize() < self._batch
-            batch = [await self._queue.get() for _ in range(self._batch)]
-            if waits:
-                due = time.monotonic()
-                self.idle += due - asked
-            for done in batch:
-                due += 1 / RATE
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
-                if not done.cancelled():
-                    done.set_result(None)
-
-    def check(self, sampling: Sampling) -> None:
-        """Any will do."""
-
-    def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
 
 
 @dataclass
@@ -97,7 +62,7 @@ class Measured:
     images: int
     idle: float
     cpu_ms: float
-    least_in_flight: int
+    least_in_flight: int | None
 
 
 def measure(folder: Path, *, lock_step: bool) -> Measured:
@@ -151,25 +116,85 @@ def measure(folder: Path, *, lock_step: bool) -> Measured:
     return result
 
 
-def main() -> int:
-    """Measure both ways, and say whether the meter can be believed."""
+def measure_on_the_bus(folder: Path, work: Path) -> Measured:
+    """The same of a worker on a real bus; there are enough images for all of it."""
+    images = work / "images"
+    images.mkdir()
+    files = sorted(folder.iterdir())
+    for number in range(int(RATE * (WARM_SECONDS + SECONDS) * 1.5)):
+        os.link(files[number % len(files)], images / f"{number:05d}.jpg")
+    (work / "said").mkdir()
+    os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
+    nursery = Nursery(work / "said")
+    try:
+        settings = ("captions.engine=vllm", "vllm.model=scripted", "worker.decoders=1")
+        bus = Terminals(nursery, work / "bus", *settings, f"worker.concurrency={IN_FLIGHT}", images=images)
+        figures = work / "figures"
+        daemons = [bus.start("broker"), bus.start("writer")]
+        daemons.append(nursery.start("benchmarks.feeding_worker", figures, "--config", bus.config))
+        until("the first image is finished", lambda: any(line[3] for line in _lines(figures)))
+        began = next(line[0] for line in _lines(figures) if line[3])
+        end = began + WARM_SECONDS + SECONDS
+        until("the time is over", lambda: _lines(figures)[-1][0] >= end, 4 * (WARM_SECONDS + SECONDS))
+        for daemon in reversed(daemons):
+            daemon.process.terminate()
+            daemon.ends(0)
+    finally:
+        nursery.close()
+    inside = [line for line in _lines(figures) if began + WARM_SECONDS <= line[0] <= end]
+    (at, cpu, idle, done), (later, cpu_then, idle_then, done_then) = inside[0], inside[-1]
+    count = int(done_then - done)
+    return Measured(count, (idle_then - idle) / (later - at), (cpu_then - cpu) * 1000 / count, None)
+
+
+def _lines(figures: Path) -> list[list[float]]:
+    """The lines that are whole."""
+    text = figures.read_text() if figures.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def shown(found: dict[str, Measured]) -> str:
+    """The figures as a table, and where they are from."""
+    rows = [["", "images", "model idle", "CPU ms an image, the worker's process", "least in flight"]]
+    for what, one in found.items():
+        least = "" if one.least_in_flight is None else str(one.least_in_flight)
+        rows.append([what, str(one.images), f"{one.idle:.1%}", f"{one.cpu_ms:.1f}", least])
+    on = machine(ROOT, ROOT)
+    changed = f" with {on.changed_files} files changed" if on.changed_files else ""
+    where = (
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, revision {on.revision}{changed}. {on.cores} cores of {on.processor},"
+        f" Python {on.python}; {SECONDS:.0f} s each, one process that decodes; the load of the machine was"
+        f" {os.getloadavg()[1]:.1f}."
+    )
+    return f"{where}\n\n{tables.table(rows)}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, and say whether the meter can be believed."""
+    parser = argparse.ArgumentParser(prog="feeding.py", description="Measure how well a model is fed.")
+    parser.add_argument("--write-docs", action="store_true", help="put the table into docs/performance.md")
+    flags = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, work = Path(name, "files"), Path(name, "work")
+        folder.mkdir()
+        work.mkdir()
         for number in range(FILES):
             noise = Image.effect_noise((1024, 768), 40 + number).convert("RGB")
             noise.save(folder / f"{number}.jpg", quality=85)
-        steady = measure(folder, lock_step=False)
-        stepped = measure(folder, lock_step=True)
-    for what, found in ((f"{IN_FLIGHT} in flight", steady), (f"lock-step batches of {BATCH}", stepped)):
-        print(
-            f"{what}: {found.images} images, model idle {found.idle:.1%}, {found.cpu_ms:.1f} ms CPU per image,"
-            f" at least {found.least_in_flight} in flight"
-        )
+        found = {
+            f"{IN_FLIGHT} in flight, without the bus": measure(folder, lock_step=False),
+            f"{IN_FLIGHT} in flight, `cfbus-gpu` on the bus": measure_on_the_bus(folder, work),
+            f"lock-step batches of {BATCH}, without the bus": (stepped := measure(folder, lock_step=True)),
+        }
+    text = shown(found)
+    sys.stdout.write(f"{text}\n")
     if stepped.idle <= 0.10:
-        print("The meter is broken: lock-step must idle more than 10 %.")
+        sys.stdout.write("The meter is broken: lock-step must idle more than 10 %.\n")
         return 1
+    if flags.write_docs:
+        tables.put(PAGE, BEGIN, END, text)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

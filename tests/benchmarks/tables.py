@@ -187,9 +187,13 @@ def _package(package: Package) -> list[str]:
 
 def write_docs(report: Report, page: Path) -> None:
     """Put the tables between the marks in the page, in place of those that were there."""
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} has no {BEGIN} followed by {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{whole(report)}\n\n{END}{after}", encoding="utf-8")
+    put(page, BEGIN, END, whole(report))
+
+
+def put(page: Path, begin: str, end: str, text: str) -> None:
+    """Put this text between two marks in a page, in place of what was there."""
+    before, begins, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ends, after = rest.partition(end)
+    if not begins or not ends:
+        raise ValueError(f"{page} has no {begin} followed by {end}")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

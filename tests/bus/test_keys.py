@@ -119,6 +119,23 @@ def test_lax_files_are_refused(saved: tuple[keys.KeyPair, Path], mode: int) -> N
     assert caught.value.exit_code == 78
 
 
+def test_what_systemd_lent_us_may_be_open_to_a_group(
+    saved: tuple[keys.KeyPair, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair, path = saved
+    path.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent / "other"))
+    with pytest.raises(UnsafeError, match="chmod 600"):
+        keys.load(path)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
+    if os.geteuid() == 0:  # the owner of all credentials
+        assert keys.load(path) == pair
+    for mode in (0o444, 0o460, 0o446):
+        path.chmod(mode)
+        with pytest.raises(UnsafeError):
+            keys.load(path)
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o400])
 def test_private_files_are_taken(saved: tuple[keys.KeyPair, Path], mode: int) -> None:
     pair, path = saved

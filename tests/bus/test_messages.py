@@ -16,6 +16,7 @@ from cfbus.bus.fields import (
     Sampling,
     Stage,
 )
+from cfbus.bus.figures import MAX_GPUS, EngineFigures, GpuFigures, HostFigures, Load
 from cfbus.bus.wire import encode
 
 WIDE = "\N{GRINNING FACE}"  # four bytes
@@ -50,6 +51,34 @@ def spec() -> m.Spec:
     )
 
 
+def figures() -> tuple[EngineFigures, Load, HostFigures]:
+    """As large as they may be, on the wire and in JSON."""
+    odd = 0.12345678901234567
+    engine = EngineFigures(
+        reading=NUMBER,
+        decoding=NUMBER,
+        running=NUMBER,
+        waiting=NUMBER,
+        level=NUMBER,
+        kv_usage=odd,
+        prefix_hits=odd,
+        image_hits=odd,
+        tokens_per_second=987654321.12345678,
+    )
+    load = Load(state="saturated", reason="window-closed", starved=odd, images_per_second=987654321.12345678)
+    gpu = GpuFigures(
+        name="x" * 64, utilisation=odd, memory_used=NUMBER, memory_total=NUMBER, celsius=-100, watts=12345.678901234567
+    )
+    return engine, load, HostFigures(driver="x" * 64, gpus=(gpu,) * MAX_GPUS)
+
+
+def heartbeat() -> m.Heartbeat:
+    engine, load, host = figures()
+    return m.Heartbeat(
+        rate=0.1, in_flight=NUMBER, held=NUMBER, unacked_bytes=NUMBER, engine=engine, load=load, host=host
+    )
+
+
 def largest() -> list[m.Message]:
     """Messages as large as a peer may make them. (COMMIT, ACK, RENEWED and STATE are bounded by those who build them,
     see the tests of the cores.)"""
@@ -71,6 +100,7 @@ def largest() -> list[m.Message]:
             slots=SLOT_NAMES, backup=True, ttl=0.1, window=NUMBER,
         ),
         m.Renew(leases=(m.HeldLease(lease=ID, captioned=NUMBER),) * 256, unacked_bytes=NUMBER, rate=0.1),
+        heartbeat(),
         m.Result(lease=ID, instance=ID, number=NUMBER, ranges=SPREAD, size=1 << 19, crc=(1 << 32) - 1, origin=origin),
         m.Failed(lease=ID, instance=ID, number=NUMBER, items=(failed,) * m.MAX_FAILED_ITEMS),
         m.Release(lease=ID, ranges=SPREAD),
@@ -79,6 +109,12 @@ def largest() -> list[m.Message]:
         m.State(
             table="shards", first=NUMBER, position=NUMBER, snapshot=True, page=NUMBER, last=True,
             passes=(m.PassFacts(number=1 << 30, slots=SLOT_NAMES),) * 64,
+        ),
+        m.Tally(
+            slots=(m.SlotTally(slot=SLOT_NAMES[0], captions=NUMBER, tokens=NUMBER, flags=(NUMBER,) * 4,
+                   lengths=(NUMBER,) * 12),) * 64,
+            credits=(m.Credit(contributor=WIDE * 64, captions=NUMBER),) * 64, contributors=NUMBER,
+            unsealed_bytes=NUMBER,
         ),
         m.Admin(request=ID, verb=WIDE * 64, arguments=((WIDE * 64, WIDE * 1024),) * 8, page=NUMBER),
         m.Reply(request=ID, facts=((WIDE * 64, WIDE * 256),) * 40, problem=WIDE * 1024, page=NUMBER, pages=NUMBER),
@@ -158,3 +194,15 @@ def test_what_no_role_may_say_only_the_broker_says() -> None:
         "ERROR",
     }
     assert set(m.MAY_SEND) == set(m.Role)
+
+
+@pytest.mark.parametrize("text", ["", "x" * 65, 'a"', "a\\b", "a\n", "\x1b[2J", WIDE])
+def test_what_a_stranger_calls_a_gpu_is_short_and_plain(text: str) -> None:
+    with pytest.raises(ValidationError):
+        GpuFigures(name=text)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), float("inf")])
+def test_shares_are_shares(share: float) -> None:
+    with pytest.raises(ValidationError):
+        EngineFigures(kv_usage=share)

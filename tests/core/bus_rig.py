@@ -52,8 +52,10 @@ class Rig:
         """Who speaks: the worker ``ann/2`` is the second connection of contributor ann."""
         if name.startswith("writer"):
             return e.Peer(name, "key-w", "writer", m.Role.WRITER)
-        role = m.Role.ADMIN if name.startswith("admin") else m.Role.WORKER
-        return e.Peer(name, f"key-{name}", name.partition("/")[0], role)
+        roles = {"admin": m.Role.ADMIN, "feeder": m.Role.FEEDER}
+        role = next((role for begin, role in roles.items() if name.startswith(begin)), m.Role.WORKER)
+        own = name.partition("/")[0]
+        return e.Peer(name, f"key-{name}", own, role, own.ljust(40, "k"))
 
     def say(self, name: str, message: m.Message, payload: bytes = b"") -> list[e.Effect]:
         """A peer says this; what the broker does is done."""
@@ -103,10 +105,19 @@ class Rig:
 
     # ------------------------------------------------------------------ workers
 
-    def join(self, name: str, instance: str | None = None, held: tuple[str, ...] = ()) -> None:
+    def join(self, name: str, instance: str | None = None, held: tuple[str, ...] = (), *, reads: bool = True) -> None:
         """A worker says HELLO."""
         own = instance or instance_of(name)
-        self.say(name, m.Hello(role=m.Role.WORKER, instance=own, software="t", name=name, concurrency=4, held=held))
+        hello = m.Hello(
+            role=m.Role.WORKER, instance=own, software="t", name=name, concurrency=4, held=held, reads=reads
+        )
+        self.say(name, hello)
+
+    def join_feeder(self, name: str, held: tuple[str, ...] = ()) -> None:
+        """A feeder says HELLO; it answers nothing by itself."""
+        own = instance_of(name)
+        at = f"tcp://{name.partition('/')[0]}:7712"
+        self.say(name, m.Hello(role=m.Role.FEEDER, instance=own, software="t", name=name, held=held, feeds_at=at))
 
     def lease(self, name: str, want: int = 8, rate: float = 0.0) -> m.Grant:
         """A worker asks and is granted."""

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 from core.bus_rig import LEASE, STORE, Rig, instance_of, ready
+from core.samples import SAMPLES
 
 from cfbus.bus import messages as m
 from cfbus.bus.columns import build
@@ -19,41 +20,6 @@ from cfbus.core.records import contributors, jobs
 from cfbus.core.state import Remembered
 
 ANN, BOB = instance_of("ann"), instance_of("bob")
-SAMPLES: dict[type[m.Message], m.Message] = {
-    m.Hello: m.Hello(role=m.Role.WORKER, instance=ANN, software="t", name="n"),
-    m.Heartbeat: m.Heartbeat(),
-    m.Bye: m.Bye(),
-    m.Lease: m.Lease(want=1, rate=0.0),
-    m.Renew: m.Renew(leases=(), unacked_bytes=0, rate=0.0),
-    m.Result: m.Result(lease=ANN, instance=ANN, number=1, ranges=((0, 1),), size=0, crc=0),
-    m.Failed: m.Failed(
-        lease=ANN, instance=ANN, number=1, items=(m.FailedItem(index=0, reason="r", fault="item"),)
-    ),
-    m.Release: m.Release(lease=ANN),
-    m.Drain: m.Drain(),
-    m.Commit: m.Commit(after=0, position=0, room=0, shards=0, passes=0, captions=0, dead_letters=0),
-    m.State: m.State(table="shards", first=0, position=0, snapshot=False, last=False),
-    m.Listed: m.Listed(shard=0, start=0, rows=0),
-    m.Progress: m.Progress(task=ANN, count=0),
-    m.Done: m.Done(task=ANN),
-    m.Admin: m.Admin(request=ANN, verb="status"),
-    m.Since: m.Since(shards=0),
-    m.Resend: m.Resend(),
-    m.Ack: m.Ack(results=(), window=0),
-    m.Wait: m.Wait(reason="r", ask_again=0.0),
-    m.Renewed: m.Renewed(leases=(), window=0),
-    m.IndexShard: m.IndexShard(shard=0, start=0, end=1),
-    m.Task: m.Task(task=ANN, kind="seal"),
-    m.Reply: m.Reply(request=ANN),
-    m.Error: m.Error(code="c", sentence="s"),
-    m.Welcome: m.Welcome(
-        software="t", store_id=None, dataset="d", heartbeat_seconds=1.0, lease_seconds=1.0, window=0, generation=0,
-        spec=None,
-    ),
-    m.Grant: m.Grant(
-        lease=ANN, pass_number=1, shard=0, shard_name="s", start=0, end=1, slots=("a",), backup=False, ttl=1.0, window=0
-    ),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("role", m.Role)
@@ -367,7 +333,7 @@ def test_a_dead_letter_is_sent_until_the_writer_has_it() -> None:
     rig = ready(max_attempts=1)
     rig.join("ann")
     grant = rig.lease("ann", want=4)
-    rig.carry_out(rig.broker.joining.lose(rig.writer_link, rig.broker.peers[rig.writer_link]))
+    rig.carry_out(rig.broker.joining.lose(rig.writer_link, rig.broker.peers[rig.writer_link], rig.now))
     item = m.FailedItem(index=0, reason="broken", fault="item")
     rig.say("ann", m.Failed(lease=grant.lease, instance=ANN, number=1, items=(item,)))
     assert rig.broker.verdicts.undelivered == 1

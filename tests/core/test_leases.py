@@ -212,3 +212,15 @@ def test_leases_that_the_ledger_remembers_may_come_in_any_order() -> None:
     assert primary.unhelped.pairs() == ((0, 5),)
     table.end(backup)
     assert primary.unhelped.pairs() == ((0, 10),)
+
+
+def test_a_lease_that_ends_again_takes_nothing_from_those_who_came_after() -> None:
+    table = LeaseTable()
+    primary, gone, helper = lease("p", 0, 8), lease("g", 4, 8, backup=True), lease("h", 4, 8, backup=True)
+    table.add(primary)
+    table.add(gone)
+    table.end(gone)
+    table.add(helper)
+    assert table.end(gone) == ()
+    table.check()
+    assert primary.unhelped.pairs() == ((0, 4),)

@@ -268,3 +268,55 @@ def test_who_is_told_to_come_again_later_does(told: float, pause: float) -> None
     assert own.next_deadline() == pause
     assert sent(own.tick(pause - 0.1), m.Hello) == []
     assert len(sent(own.tick(pause), m.Hello)) == 1
+
+
+def test_on_hold_what_is_leased_is_finished_and_nothing_is_asked_for() -> None:
+    own = worker()
+    grant(own, end=8)
+    own.hold(1.0)
+    items = own.next_items(8)
+    assert len(items) == 8, "what is leased is still begun"
+    effects = finish(own, items) + own.tick(60.0)
+    assert not sent(effects, m.Lease)
+    assert not own.busy
+    grant(own, lease="2")
+    assert own.next_items(8) == [], "a lease that comes late is handed back"
+    (asked,) = sent(own.go_on(61.0), m.Lease)
+    assert isinstance(asked, m.Lease)
+    grant(own, lease="3")
+    assert len(own.next_items(8)) == 8
+    assert own.go_on(62.0) == []
+
+
+def test_a_lease_that_comes_while_on_hold_is_released() -> None:
+    own = worker()
+    own.hold(1.0)
+    listing = encode_table(build("listing", 1, {"key": ["k"], "locator": [b""]}))
+    message = m.Grant(
+        lease="4" * 16, pass_number=1, shard=0, shard_name="s0", start=0, end=1, done=(), slots=("a",), backup=False,
+        ttl=10.0, window=1 << 20,
+    )  # fmt: skip
+    assert sent(own.handle(message, listing, 1.0), m.Release) == [m.Release(lease="4" * 16)]
+
+
+def test_on_hold_what_is_not_begun_can_be_handed_back() -> None:
+    own = worker()
+    grant(own, end=8)
+    begun = own.next_items(3)
+    (release,) = sent(own.hold(1.0, give_back=True), m.Release)
+    assert isinstance(release, m.Release)
+    assert release.ranges == ((3, 8),)
+    assert own.busy
+    assert sent(finish(own, begun)), "what was in flight is delivered"
+    assert not own.busy
+
+
+def test_what_another_engine_wrote_says_so() -> None:
+    own = worker()
+    grant(own, end=8)
+    items = own.next_items(8)
+    assert not sent(finish(own, items[:2]))
+    effects = own.captioned_by(EngineFacts("vllm 9", "other"), 1.5)
+    effects += finish(own, items[2:])
+    tables = [decode_table("captions", effect.payload) for effect in effects if isinstance(effect, e.Send)]
+    assert [(table.constants["engine"], table.rows) for table in tables] == [("scripted", 2), ("vllm 9", 6)]

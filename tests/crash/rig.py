@@ -19,7 +19,7 @@ from cfbus.core.broker import Broker
 from cfbus.core.effects import LeaseRow, Peer, SaveLease, SavePosition, Send, Stop
 from cfbus.core.state import Rules
 from cfbus.core.writer import Writer, WriterRules
-from cfbus.daemons.writer import take_up
+from cfbus.daemons.taking_up import take_up
 from cfbus.store.durable import make_dir
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal, JournalFile

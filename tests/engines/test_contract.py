@@ -175,6 +175,32 @@ def test_close_without_work_is_quick(kind: str, make: Make) -> None:
     assert time.monotonic() - began < 1
 
 
+def test_its_figures_follow_what_it_holds(kind: str, make: Make, pictures: Pictures) -> None:
+    items = [item._replace(slots=("short",)) for item in pictures.draw()]
+    outcomes = Outcomes()
+    go_on = threading.Event()
+
+    def slowly(item: WorkItem) -> Loaded:
+        go_on.wait(60)
+        return pictures.read(item)
+
+    engine = make(slowly, outcomes)
+    engine.use(spec_of(kind, PROMPTS, rate=100))
+    engine.submit(items)
+    held = engine.figures()
+    assert held is not None
+    assert held.reading + held.decoding + held.running + held.waiting > 0
+    assert kind == "scripted" or held.reading == len(items)
+    assert kind == "vllm" or held.tokens_per_second is None
+    go_on.set()
+    outcomes.wait_for(len(items))
+    end = time.monotonic() + 30
+    while (after := engine.figures()) is None or after.reading + after.decoding + after.running + after.waiting:
+        assert time.monotonic() < end, after
+        time.sleep(0.01)
+    assert (after.kv_usage is None) == (kind != "vllm")
+
+
 def test_its_facts_say_what_it_is(make: Make, kind: str) -> None:
     facts = make(lambda item: Loaded(b""), Outcomes()).facts
     assert facts.engine.split()[0] == kind

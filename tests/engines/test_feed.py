@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
 import time
@@ -20,7 +21,7 @@ from cfbus.engines.base import Loaded
 from cfbus.engines.feed import Fed, Feed
 from cfbus.errors import TryAgainError
 from cfbus.images import ImageError, Picture, Reason
-from cfbus.sources.base import ReadError, ReadReason
+from cfbus.sources.base import DISK_READERS, ReadError, ReadReason
 
 LOUD = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -233,7 +234,7 @@ def test_reading_stops_when_too_many_bytes_wait_for_a_decoder(monkeypatch: pytes
             state.notify_all()
         return Loaded(b"hold".ljust(400))
 
-    bound = 2 + feed.READERS
+    bound = 2 + DISK_READERS
     with rig(["hold"] * 30, hold) as run:
         run.put_all()
         with state:
@@ -261,3 +262,20 @@ def test_close_lets_readers_go_that_wait_for_room(monkeypatch: pytest.MonkeyPatc
         run.put_all()
         run.await_held(1)
     assert len(run.fed) == 8
+
+
+def test_as_many_are_read_at_once_as_the_source_says() -> None:
+    together = threading.Barrier(9)
+
+    def read(item: WorkItem) -> Loaded:
+        together.wait(30)
+        return Loaded(b"x")
+
+    fed: queue.SimpleQueue[Fed[Any]] = queue.SimpleQueue()
+    made: Feed[Any] = Feed(read, cast(DecodePool, FakePool()), fed.put, 9)
+    try:
+        for item in items_of(9):
+            made.put(item, as_it_is)
+        assert [fed.get(timeout=30).failure for _ in range(9)] == [None] * 9
+    finally:
+        made.close()

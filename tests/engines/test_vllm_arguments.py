@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +14,13 @@ import pytest
 from cfbus.config import Config
 from cfbus.config_file import Value
 from cfbus.engines.vllm_arguments import GONE, RENAMES, Installed, checked, installed, names_in
+from cfbus.engines.vllm_gpus import needed
 from cfbus.engines.vllm_opening import prepare
 from cfbus.errors import ConfigError
 
 RECORDED = json.loads((Path(__file__).parent / "vllm_arguments.json").read_text())
 VERSIONS = sorted(RECORDED)
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def there(version: str) -> Installed:
@@ -45,7 +49,7 @@ def test_what_every_configuration_passes_on_is_known_to_each_version(version: st
     assert found["code_revision"] == "r"
     assert found["limit_mm_per_prompt"] == {"image": 1}
     assert found["enable_prefix_caching"] is True
-    assert bool(said) == (version.rpartition(".")[0] != "0.32")
+    assert bool(said) == (version.rpartition(".")[0] not in ("0.28", "0.32"))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -156,22 +160,76 @@ def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("visible", "first", "count", "chosen"),
-    [(None, 0, 1, "0"), ("", 2, 1, "2"), (None, 2, 2, "2,3"), ("4,5,6", 1, 2, "5,6"), ("GPU-a, GPU-b", 1, 1, "GPU-b")],
+    ("visible", "gpu_id", "count", "found"),
+    [
+        (None, "0", 1, "0"),
+        ("", "2", 1, "2"),
+        (None, "2", 2, "2,3"),
+        (None, "3,1", 2, "3,1"),
+        (None, "GPU-abcd,MIG-GPU-12ab/1/0", 2, "GPU-abcd,MIG-GPU-12ab/1/0"),
+        ("4,5,6", "1", 2, "5,6"),
+        ("4,5,6", "2,0", 2, "6,4"),
+        ("GPU-aaaa1, GPU-bbbb1", "1", 1, "GPU-bbbb1"),
+        ("GPU-aaaa1,GPU-bbbb1", "gpu-BBBB", 1, "GPU-bbbb1"),
+    ],
 )
 def test_gpus_are_counted_among_those_that_were_handed_out(
-    visible: str | None, first: int, count: int, chosen: str
+    visible: str | None, gpu_id: str, count: int, found: str
 ) -> None:
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    prepare(environ, first, count)
-    assert environ["CUDA_VISIBLE_DEVICES"] == chosen
+    prepare(environ, gpu_id, count)
+    assert environ["CUDA_VISIBLE_DEVICES"] == found
     assert environ["VLLM_NO_USAGE_STATS"] == "1"
+    assert environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
 
 
-def test_a_gpu_that_was_not_handed_out_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="GPU 3 is wanted"):
-        prepare({"CUDA_VISIBLE_DEVICES": "0,1,2"}, 3, 1)
+@pytest.mark.parametrize(
+    ("visible", "gpu_id", "count", "said"),
+    [
+        ("0,1,2", "3", 1, "GPU 3 is wanted"),
+        ("0,1", "1", 2, "GPU 2 is wanted"),
+        ("4,5", "GPU-abcd", 1, "GPU GPU-abcd is wanted"),
+        ("GPU-aaaa1,GPU-aaaa2", "GPU-aaaa", 1, "GPU GPU-aaaa is wanted"),
+        ("GPU-aaaa1,GPU-bbbb1", "0,GPU-aaaa", 2, "names a GPU twice"),
+        (None, "0,1", 1, "names 2 GPUs (0,1), and the model is spread over 1"),
+        (None, "0,1", 4, "names 2 GPUs (0,1), and the model is spread over 4"),
+        (None, "GPU-abcd", 2, "names 1 GPU (GPU-abcd), and the model is spread over 2"),
+    ],
+)
+def test_a_gpu_that_cannot_be_meant_is_an_error(visible: str | None, gpu_id: str, count: int, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        prepare({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}, gpu_id, count)
+
+
+def test_the_gpus_of_a_model_are_those_of_all_kinds_of_parallelism() -> None:
+    assert needed(Config.model_validate({"vllm": {"tensor_parallel_size": 2}}).vllm) == 2
+    spread = {"tensor_parallel_size": 2, "pipeline_parallel_size": 3, "data_parallel_size": 2}
+    assert needed(Config.model_validate({"vllm": spread}).vllm) == 12
+
+
+def test_the_gpus_are_chosen_before_vllm_or_torch_is_imported(tmp_path: Path) -> None:
+    """In a fresh process, with packages of these names that say what they find when they are imported."""
+    for name in ("vllm", "torch", "transformers"):
+        (tmp_path / name).mkdir()
+        told = f"import os; open({str(tmp_path / 'told')!r}, 'a').write({name!r} + os.environ.get('{VISIBLE}', '-'))"
+        (tmp_path / name / "__init__.py").write_text(f"{told}\nraise ImportError('no more of it')\n")
+    (tmp_path / "vllm" / "engine").mkdir()
+    (tmp_path / "vllm" / "engine" / "arg_utils.py").write_text(
+        "class EngineArgs:\n" + "".join(f"    {name}: int = 1\n" for name in RECORDED[VERSIONS[-1]])
+    )
+    info = tmp_path / "vllm-0.32.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")
+    flags = ["--gpu-id", "1,0", "--set", "captions.engine=vllm", "--set", "vllm.tensor_parallel_size=2"]
+    subprocess.run(
+        [sys.executable, "-m", "cfbus.daemons.gpu", "--show-report", *flags],
+        capture_output=True, cwd=tmp_path, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), VISIBLE: "GPU-aaaa1,GPU-bbbb1"},
+    )  # fmt: skip
+    told = (tmp_path / "told").read_text()
+    assert told.endswith("GPU-bbbb1,GPU-aaaa1")
+    assert told.count("GPU-bbbb1,GPU-aaaa1") == sum(told.count(name) for name in ("vllm", "torch", "transformers"))
 
 
 @pytest.mark.parametrize(
@@ -184,5 +242,5 @@ def test_a_gpu_that_was_not_handed_out_is_an_error() -> None:
 )
 def test_the_hubs_token_goes_by_both_names_and_is_a_secret(given: dict[str, str], token: str | None) -> None:
     environ = dict(given)
-    prepare(environ, 0, 1)
+    prepare(environ, "0", 1)
     assert environ.get("HF_TOKEN") == token

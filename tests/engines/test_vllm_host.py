@@ -208,6 +208,21 @@ def test_a_dropped_suspect_lets_the_others_go_on(started: Start, deaths: int) ->
     assert len(ends.all) == len(found)
 
 
+def test_a_dropped_suspect_puts_the_blame_on_nobody(started: Start) -> None:
+    """The guilty one is dropped while the engine dies of it, with one other in it: that one is tried alone."""
+    script = Script(deadly=frozenset({name_of(1)}), pause=0.02)
+    host, ends = started(script)
+    both = jobs(2)
+    script.dying = lambda: host.drop(both[1]) if script.built == 2 else None
+    for job in both:
+        host.begin(job)
+    found = ends.of(1)
+    assert texts(found) == {0: name_of(0)}
+    assert host.deaths == 2
+    host.begin(jobs(1, start=5)[0])
+    assert texts(ends.of(2)) == {0: name_of(0), 5: name_of(5)}
+
+
 def test_the_slots_of_a_picture_wait_for_the_first(started: Start) -> None:
     script = Script(pause=0.02)
     host, ends = started(script)

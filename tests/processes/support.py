@@ -21,7 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from cfbus.core.snapshot import Status
+import zmq
+
+from cfbus.bus import keys, sockets
+from cfbus.core.snapshot import Status, WorkersPage, WorkerView
 from cfbus.tools.following import Follower
 
 MARK = "PROCESSES_TEST_MARK"
@@ -247,7 +250,7 @@ class Terminals:
         self.config = folder / "cfbus.yaml"
         self._nursery = nursery
         port, self._stats_port = free_port(), free_port()
-        servers = [f"{who}.server=tcp://127.0.0.1:{port}" for who in ("writer", "worker", "admin")]
+        servers = [f"{who}.server=tcp://127.0.0.1:{port}" for who in ("writer", "worker", "feeder", "admin")]
         ports = [f"broker.port={port}", f"broker.stats_port={self._stats_port}"]
         flags = [word for setting in (*ports, *servers, *settings) for word in ("--set", setting)]
         where = ["--images", str(images)] if images else []
@@ -265,11 +268,38 @@ class Terminals:
         facts: dict[str, object] = json.loads(said)
         return facts
 
+    @property
+    def stats(self) -> str:
+        """The address of the statistics."""
+        return f"tcp://127.0.0.1:{self._stats_port}"
+
+    def worker(self, what: str, is_true: Callable[[WorkerView], bool]) -> WorkerView:
+        """The first worker on the statistics for which this is true."""
+        line = self._server_line()
+        pair = keys.load(self.folder / "keys" / "admin.key_secret")
+        context: sockets.Context = zmq.Context()
+        public, _ = keys.parse_public_line(line)
+        socket, watch = sockets.connect_stats(context, pair, public, self.stats, [b"workers"])
+
+        def look() -> WorkerView | None:
+            watch.read(time.monotonic())
+            pages = [WorkersPage.model_validate_json(bytes(each[1])) for each in sockets.drain_client(socket, 100)]
+            return next((view for page in pages for view in page.workers if is_true(view)), None)
+
+        try:
+            return until(what, look)
+        finally:
+            watch.close()
+            socket.close()
+            context.term()
+
     def watch(self) -> Watch:
         """A watch over the broker, as ``admin.stats`` would be."""
-        line = next(
+        return Watch(self.folder / "keys" / "admin.key_secret", self._server_line(), self.stats)
+
+    def _server_line(self) -> str:
+        return next(
             text.partition("server_key:")[2].strip().strip("'\"")
             for text in self.config.read_text().splitlines()
             if text.strip().startswith("server_key:")
         )
-        return Watch(self.folder / "keys" / "admin.key_secret", line, f"tcp://127.0.0.1:{self._stats_port}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from cfbus.bus.fields import PAGE_BYTES
+
 MAX_ZOMBIE_LEASE = 5.0
 FAT_BYTES = 60_000
 """With captions of this size a few results fill a window; then more of them are lost, so that credit would be too."""
@@ -43,6 +45,8 @@ class Plan:
     speeds: tuple[float, ...]
     fat: bool
     page_bytes: int
+    feeders: int
+    far: frozenset[int]  # the workers that cannot read the source
 
     @property
     def zombie_for_ever(self) -> bool:
@@ -50,7 +54,7 @@ class Plan:
         return self.zombie and self.lease_seconds < MAX_ZOMBIE_LEASE
 
     @classmethod
-    def of(cls, rng: random.Random) -> Plan:
+    def of(cls, rng: random.Random, *, fed: bool = False) -> Plan:
         """The plan of a seed."""
         fat = rng.random() < 0.12
         shards = tuple(rng.randint(1, 30 if fat else 60) for _ in range(rng.randint(1, 5)))
@@ -90,5 +94,7 @@ class Plan:
             new_slot_at=rng.uniform(1.0, 60.0) if rng.random() < 0.2 else None,
             speeds=tuple(rng.choice([0.02, 0.1, 0.5, 2.0]) for _ in range(workers)),
             fat=fat,
-            page_bytes=rng.choice([100, 1 << 18]),
+            page_bytes=rng.choice([100, PAGE_BYTES]),
+            feeders=rng.randint(1, 3) if fed else 0,
+            far=frozenset(rng.sample(range(workers), rng.randint(1, workers))) if fed else frozenset(),
         )

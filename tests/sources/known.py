@@ -19,3 +19,7 @@ class Listed:
 
     def contains(self, label: str, key: str) -> bool:
         return any(label_of(shard.name) == label and key in shard.keys for shard in self.shards)
+
+    def end(self, label: str) -> tuple[int, bytes]:
+        mine = [shard for shard in self.shards if label_of(shard.name) == label]
+        return sum(len(shard.keys) for shard in mine), mine[-1].locators[-1] if mine else b""

@@ -112,3 +112,16 @@ def test_keys_that_share_half_of_their_hash_are_told_apart(store: Store, monkeyp
     known = Known(store, manifest)
     assert [known.contains("x", key) for key in "abcd"] == [True, True, True, False]
     manifest.close()
+
+
+def test_the_end_of_a_label_is_the_last_locator_of_its_last_shard(store: Store) -> None:
+    manifest = Manifest.open(store)
+    for number, (name, size) in enumerate([("a-00001", 2), ("a-00000", 3), ("b-00000", 1), ("a-b", 9)]):
+        locators = [f"{name} {item}".encode() for item in range(size)]
+        digest = write_listing(store, number, [str(item) for item in range(size)], locators)
+        manifest.add_shards([ShardRow(number, name, size, digest)])
+    known = Known(store, manifest)
+    manifest.close()
+    assert known.end("a") == (5, b"a-00001 1")
+    assert known.end("b") == (1, b"b-00000 0")
+    assert known.end("c") == (0, b"")

@@ -31,6 +31,8 @@ VALUES: dict[str, Any] = {
     "vllm.*": {"level": [1, "no"]}, "worker.name": "007", "worker.gpu_id": 1, "worker.concurrency": 512,
     "vllm.mm_processor_cache_gb": True, "worker.server": "wss://bus.example.org:8765",
     "admin.server": "ws://127.0.0.1:8765",
+    "captions.stages": [{"name": "see", "prompts": ["no"], "output_field": "caption"},
+                        {"name": "sum", "prompts": ["007 {caption}"], "requires": ["see"]}],
 }  # fmt: skip
 
 
@@ -103,11 +105,78 @@ def test_values_arrive_as_they_were_written() -> None:
     assert settings.storage.data_dir == Path.cwd() / "fresh"
     assert settings.worker.concurrency == 512
     assert settings.vllm.sampling.stop == ("no",)
-    assert [slot.prompt for slot in settings.captions.slots.values()] == ["no", "007"]
+    assert [slot.prompt for slot in settings.captions.slots.values()] == ["no", "007 {caption}"]
     assert settings.vllm.engine_arguments == {"other": {"level": [1, "no"]}, "mm_processor_cache_gb": 0}
 
 
 # Special keys
+
+
+STAGES = """
+orchestrator:
+  vllm:
+    model: a/b
+    sampling: {temperature: 0.5, max_tokens: 100}
+    inference_prompts: [never asked]
+    stages:
+      - name: Look closely
+        prompts: [yes, "describe {column:title}"]
+        output_field: details
+      - name: 007
+        model: a/b
+        prompts: ["{details} {Look closely_output_1} {other}"]
+        sampling: {max_tokens: 9, best_of: 3}
+        dtype: float16
+      - name: last
+        prompts: ["from {captions}"]
+        requires: ["Look closely"]
+"""
+
+
+def test_stages_become_stages_and_their_prompts_slots() -> None:
+    """A name is text as written, a prompt holds what it held there, and the later of two equal fields counts."""
+    done = converted(STAGES.replace("{Look closely_output_1}", "{007_output_0}"))
+    captions = loaded(done).captions
+    assert {name: (stage.requires, stage.output_field) for name, stage in captions.stages.items()} == {
+        "look_closely": ((), "details"),
+        "s_007": (("look_closely",), "captions"),
+        "last": (("look_closely", "s_007"), "last"),
+    }
+    assert {name: (slot.stage, slot.prompt) for name, slot in captions.slots.items()} == {
+        "details_1": ("look_closely", "yes"),
+        "details_2": ("look_closely", "describe {column:title}"),
+        "captions": ("s_007", "{details} {007_output_0} {other}"),
+        "last": ("last", "from {captions}"),
+    }
+    assert captions.stages["s_007"].sampling.model_dump(exclude_unset=True) == {"max_tokens": 9}
+    said = "\n".join(captionflow.report(done))
+    assert "line 6: orchestrator.vllm.inference_prompts" in said
+    assert "Of the stage s_007 is not carried over: dtype, sampling.best_of." in said
+
+
+def test_a_result_of_a_stage_by_number_is_a_slot_by_name() -> None:
+    stages = [{"name": "a", "prompts": ["x", "y"]}, {"name": "b", "prompts": ["{a_output_1}, {a_output_7}"]}]
+    captions = loaded(converted(json.dumps({"orchestrator": {"vllm": {"stages": stages}}}))).captions
+    assert captions.slots["b"].prompt == "{captions_2}, {a_output_7}"
+    assert captions.stages["b"].requires == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("stages", "sentence"),
+    [
+        ("[{name: a, prompts: [x], model: other/one}]", "a worker has one model for now"),
+        ('[{name: a, prompts: ["{b_output_0}"]}, {name: b, prompts: ["{a_output_0}"]}]', "requires itself"),
+        ("[{name: a, prompts: [x], requires: [nobody]}]", "there is no stage 'nobody'"),
+        ("[{name: a}]", "captions.slots"),
+        ("[{prompts: [x]}]", "captions.stages"),
+        ("{a: {prompts: [x]}}", "captions.stages"),
+    ],
+)
+def test_stages_that_are_no_plan_are_refused_with_their_line(stages: str, sentence: str) -> None:
+    done = ran(f"orchestrator:\n  vllm:\n    model: a/b\n    stages: {stages}\n")
+    assert done.exit_code == 2
+    assert "theirs.yaml:4" in done.stderr
+    assert sentence in done.stderr
 
 
 def test_batches_that_are_small_leave_the_default() -> None:

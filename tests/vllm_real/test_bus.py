@@ -80,6 +80,27 @@ def test_one_command_captions_a_folder_with_the_right_words(tmp_path: Path, file
     assert again.returncode == 0, again.stdout + again.stderr
 
 
+def test_captions_over_the_bus_are_those_of_vllm_by_itself(tmp_path: Path) -> None:
+    """Text, tokens and end of each, against one `LLM.generate` on the same files, by a program without cfbus."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder_of(folder, 40)
+    file = tmp_path / "my.yaml"
+    vllm = {**engine_vllm.ARGUMENTS, "sampling": engine_vllm.GREEDY}
+    slots = {"detailed": DETAILED, "brief": BRIEF}
+    file.write_text(json.dumps({"vllm": vllm, "captions": {"engine": "vllm", "slots": slots}}))
+    done = run(folder, "--out", out, "--config", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    command = [sys.executable, str(Path(__file__).parent / "direct.py"), str(folder), *slots.values()]
+    environment = os.environ | engine_vllm.ENVIRONMENT
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=True).stdout
+    direct = {(name, prompt): rest for name, prompt, *rest in json.loads(said.splitlines()[-1])}
+    columns = ["item_key", "slot", "caption", "prompt_tokens", "output_tokens", "finish_reason"]
+    rows = ds.dataset(out / "captions").to_table(columns=columns).to_pylist()
+    found = {(row["item_key"], slots[row["slot"]]): [row[name] for name in columns[2:]] for row in rows}
+    assert len(rows) == len(direct) == 80
+    assert found == direct
+
+
 def test_what_vllm_does_not_know_is_said_at_once(tmp_path: Path, file: Path) -> None:
     folder_of(tmp_path / "in", 1)
     done = run(tmp_path / "in", "--out", tmp_path / "out", "--config", file, "--set", "vllm.max_model_length=4")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from typing import Any
 
 import engine_vllm
@@ -13,6 +15,7 @@ from PIL import Image
 from vllm_album import Album, Captioned, Open
 
 from cfbus.bus.columns import FLAGS, NO_SEED
+from cfbus.bus.figures import EngineFigures
 from cfbus.config import Config
 from cfbus.core.outcome import Outcome
 from cfbus.engines.vllm_host import Host
@@ -125,6 +128,32 @@ def test_what_a_missing_column_does(captioned: Captioned, policy: str, reason: s
     assert outcome.captions[1].text
 
 
+def test_figures_show_what_runs_and_that_caches_help(opened: Open) -> None:
+    album = Album(24)
+    outcomes = Outcomes()
+    long = "Write one short caption of this photo. " * 20  # only whole blocks of tokens are kept
+    engine = opened(settings(system=long), album, outcomes)
+    engine.submit(album.items(tuple(TWO_SLOTS)))
+    seen: list[EngineFigures] = []
+    while len(outcomes.all) < album.count:
+        figures = engine.figures()
+        assert figures is not None
+        seen.append(figures)
+        time.sleep(0.01)
+    assert 0 < max(each.running for each in seen) <= 8
+    assert max(each.waiting for each in seen) > 0
+    usages = [each.kv_usage for each in seen if each.kv_usage is not None]
+    assert 0 < max(usages) <= 1
+    after = engine.figures()
+    assert after is not None
+    assert (after.running, after.waiting, after.level) == (0, 0, 8)
+    assert after.prefix_hits is not None
+    assert 0.2 < after.prefix_hits < 1  # the second prompt of each picture has its system text and image in common
+    assert after.image_hits is not None
+    assert 0.2 < after.image_hits < 1
+    assert after.tokens_per_second is None or after.tokens_per_second > 0
+
+
 def test_a_system_text_comes_first_and_counts(captioned: Captioned) -> None:
     (short,) = captioned(settings(), Album(1)).values()
     (long,) = captioned(settings(system="Write one short caption of this photo."), Album(1)).values()
@@ -139,7 +168,32 @@ def test_short_requests_overtake_a_long_one(opened: Open) -> None:
     engine.submit([first._replace(slots=("long",)), *others])
     outcomes.wait_for(21, 240)
     assert outcomes.all[-1].index == 0
-    assert outcomes.all[-1].captions[0].output_tokens > 40
+    assert outcomes.all[-1].captions[0].output_tokens > 24
+
+
+def test_the_number_in_flight_stays_at_its_level(host: Host, opened: Open) -> None:
+    """Fed as the worker feeds it, vLLM has all that it can take at nearly every moment at which a caption is finished.
+    With batches of as many, where each waits for the last of it, that would be so at one moment in eight."""
+    album, outcomes = Album(160), Outcomes()
+    engine = opened(settings(slots={"brief": BRIEF}), album, outcomes)
+    vllm: Any = host._running._engine  # type: ignore[union-attr]
+    todo, level, inside, lock = album.items(("brief",)), 24, [], threading.Lock()
+
+    def post(outcome: Outcome) -> None:
+        with lock:
+            if todo and len(outcomes.all) >= level:
+                inside.append(vllm.get_num_unfinished_requests())
+            following = [todo.pop(0)] if todo else []
+        outcomes.post(outcome)
+        engine.submit(following)
+
+    engine._post = post
+    begun = [todo.pop(0) for _ in range(level)]
+    engine.submit(begun)
+    outcomes.wait_for(160, 240)
+    full = sum(number >= engine_vllm.ARGUMENTS["max_num_seqs"] - 1 for number in inside)  # type: ignore[operator]
+    assert len(inside) > 100
+    assert full >= 0.8 * len(inside), inside
 
 
 def test_sampling_that_vllm_does_not_take_is_said_before_anything_is_captioned(opened: Open) -> None:
