@@ -124,6 +124,18 @@ class Conversation:
             )
         return self._answer
 
+    def until_connected(self, seconds: float) -> None:
+        """Wait for the broker to let us in, or for the time to be over. Raises as ``exchange``."""
+        deadline = time.monotonic() + seconds
+
+        def turn(at: float) -> float:
+            if self.link.connected or time.monotonic() >= deadline:
+                self._loop.stop(EXIT_DONE)
+            return min(self.link.tick(at), at + 0.5)
+
+        self._loop.exit_code = None
+        self._loop.run(turn)
+
     def unanswered(self, section: str) -> TryAgainError:
         """The error for when nobody answered, with what is known of why."""
         why = self.link.trouble.sentence(self._endpoint) if self.link.trouble is not None else ""
