@@ -75,13 +75,16 @@ class BrokerDaemon:
         self._pair = keys.load(settings.broker.key_file)
         logs.register_secret(self._pair.secret.decode())
         make_dir(settings.broker.data_dir)
+        spec = spec_of(settings.captions, settings.vllm)
         path = settings.broker.data_dir / "registry.sqlite"
-        self._registrar = registrar.Registrar(registrar.Rules(path, settings.dataset.name, settings.broker.key_days))
+        self._registrar = registrar.Registrar(
+            registrar.Rules(path, settings.dataset.name, settings.broker.key_days, spec)
+        )
         self._ledger = Ledger(settings.broker.data_dir / "ledger.sqlite")
         self._table = self._registrar.table
         rules = Rules(
             dataset=settings.dataset.name,
-            spec=spec_of(settings.captions, settings.vllm),
+            spec=spec,
             instance=runtime.new_id(),
             chunk_size=min(settings.broker.chunk_size, m.MAX_CHUNK_ITEMS),
             lease_seconds=float(settings.broker.lease_seconds),

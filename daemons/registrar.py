@@ -39,6 +39,7 @@ class Rules:
     path: Path
     dataset: str
     key_days: int
+    spec: m.Spec | None = None
 
 
 class Registrar:
@@ -141,11 +142,18 @@ class Registrar:
         return m.Enrolled.model_validate(
             {
                 **self._facts(),
+                **self._captioning(done.key.role),
                 "state": state.value,
                 "role": done.key.role,
                 "key_expires": microseconds(done.key.not_after),
             }
         )
+
+    def _captioning(self, role: m.Role) -> Mapping[str, object]:
+        spec = self._rules.spec
+        if role is not m.Role.WORKER or spec is None:
+            return {}
+        return {"engine": spec.engine, "model": spec.model.name if spec.model is not None else ""}
 
     def _refused(self, code: str, sentence: str) -> m.Enrolled:
         return m.Enrolled.model_validate({**self._facts(), "state": "refused", "code": code, "sentence": sentence})

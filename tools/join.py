@@ -17,7 +17,6 @@ import click
 
 from cfbus import logs
 from cfbus.bus import keys
-from cfbus.bus import messages as m
 from cfbus.bus.invite_line import LINE_LIMIT, Facts, Invite, parse_invite, parse_join
 from cfbus.bus.keys import KeyPair, fingerprint
 from cfbus.config_sections import host_name
@@ -65,14 +64,14 @@ def _by_invite(wish: Wish, invite: Invite, asked: bool) -> int:
         click.echo(warning, err=True)
     ends = "never" if not enrolled.key_expires else date(enrolled.key_expires / 1e6)
     answer(f"The broker knows it now, as a {facts.role}'s; it ends: {ends}.")
-    welcome = None
+    engine = joining.Engine(enrolled.engine, enrolled.model)
     if enrolled.state == "pending":
         answer("It waits for the maintainer's approval; what you start waits with it. Tell the maintainer:")
         answer(f"  cfbus-admin keys approve {fingerprint(pair.public)}")
     else:
-        welcome = joining.try_out(facts, pair, wish.name)
+        joining.try_out(facts, pair, wish.name)
         answer("Tried it out: the broker lets this host in.")
-    _finish(wish, facts, path, welcome)
+    _finish(wish, facts, path, engine)
     return EXIT_DONE
 
 
@@ -84,7 +83,7 @@ def _by_file(wish: Wish, facts: Facts, key_file: Path) -> int:
     _consent(wish, asked=True)
     welcome = joining.try_out(facts, pair, wish.name)
     answer(f"Tried {key_file}: the broker lets it in.")
-    _finish(wish, facts, key_file.absolute(), welcome)
+    _finish(wish, facts, key_file.absolute(), joining.engine_of(welcome))
     return EXIT_DONE
 
 
@@ -111,14 +110,13 @@ def _consent(wish: Wish, asked: bool) -> None:
         raise UsageError("Nothing was done.")
 
 
-def _finish(wish: Wish, facts: Facts, key_file: Path, welcome: m.Welcome | None) -> None:
-    path = joining.write_config(wish.folder, facts, key_file, welcome, wish.overrides)
+def _finish(wish: Wish, facts: Facts, key_file: Path, engine: joining.Engine) -> None:
+    path = joining.write_config(wish.folder, facts, key_file, engine, wish.overrides)
     answer(f"Wrote {path}.")
-    spec = welcome.spec if welcome is not None else None
-    if spec is not None:
-        model = f", model {logs.display(spec.model.name, 200)}" if spec.model is not None else ""
-        answer(f"This bus captions with the engine {spec.engine}{model}.")
-        if spec.engine == "vllm":
+    if engine.name:
+        model = f", model {logs.display(engine.model, 200)}" if engine.model else ""
+        answer(f"This bus captions with the engine {logs.display(engine.name, 40)}{model}.")
+        if engine.name == "vllm":
             answer('It needs a GPU and `pip install "cfbus[vllm]"`; check vllm.model in the configuration.')
     answer(f"Start:\n  {joining.PLACES[facts.role].start} --config {path}")
 

@@ -26,6 +26,7 @@ from cfbus.bus.following import Connection
 from cfbus.bus.invite_line import Facts, Invite
 from cfbus.bus.keys import KeyPair
 from cfbus.bus.messages import Role
+from cfbus.config_captions import ENGINES
 from cfbus.config_overlay import Option
 from cfbus.errors import (
     CfbusError,
@@ -64,6 +65,22 @@ class Place:
     section: str
     sections: tuple[str, ...]
     start: str
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What the bus captions with, as its broker says."""
+
+    name: str = ""
+    model: str = ""
+
+
+def engine_of(welcome: m.Welcome | None) -> Engine:
+    """As a worker is told it; nothing for others."""
+    if welcome is None or welcome.spec is None:
+        return Engine()
+    model = welcome.spec.model
+    return Engine(welcome.spec.engine, model.name if model is not None else "")
 
 
 PLACES: Final = {
@@ -186,7 +203,8 @@ def clock_warning(enrolled: m.Enrolled) -> str:
     if abs(ahead) <= CLOCK_SECONDS:
         return ""
     way = "ahead of" if ahead > 0 else "behind"
-    return f"This host's clock is {abs(ahead) / 60:.0f} minutes {way} the broker's; set it (timedatectl), or dates mislead."
+    minutes = f"{abs(ahead) / 60:.0f} minutes"
+    return f"This host's clock is {minutes} {way} the broker's: set it (timedatectl), or dates here mislead."
 
 
 def config_path(folder: Path, role: Role) -> Path:
@@ -201,13 +219,12 @@ def config_path(folder: Path, role: Role) -> Path:
     return path
 
 
-def write_config(
-    folder: Path, facts: Facts, key_file: Path, welcome: m.Welcome | None, overrides: tuple[str, ...]
-) -> Path:
+def write_config(folder: Path, facts: Facts, key_file: Path, engine: Engine, overrides: tuple[str, ...]) -> Path:
     """The daemon's configuration, whole or not at all; returns its path."""
     path = config_path(folder, facts.role)
-    settings = _settings(folder, facts, key_file, welcome, overrides)
+    settings = _settings(folder, facts, key_file, engine, overrides)
     text = config.write_commented(settings, folder, PLACES[facts.role].sections)
+    make_dir(folder)
     with new_file(path.with_name(path.name + ".new")) as file:
         file.write(text.encode())
     publish(path.with_name(path.name + ".new"), path)
@@ -216,12 +233,10 @@ def write_config(
 
 def check_overrides(folder: Path, facts: Facts, overrides: tuple[str, ...]) -> None:
     """Raises ``ConfigError`` for what could not be written later."""
-    _settings(folder, facts, folder / "keys" / f"{facts.role}.key_secret", None, overrides)
+    _settings(folder, facts, folder / "keys" / f"{facts.role}.key_secret", Engine(), overrides)
 
 
-def _settings(
-    folder: Path, facts: Facts, key_file: Path, welcome: m.Welcome | None, overrides: tuple[str, ...]
-) -> config.Config:
+def _settings(folder: Path, facts: Facts, key_file: Path, engine: Engine, overrides: tuple[str, ...]) -> config.Config:
     section = PLACES[facts.role].section
     told = {
         (section, "server"): facts.endpoint,
@@ -234,16 +249,16 @@ def _settings(
         told["worker", "spool_dir"] = str(folder / "spool")
     if facts.role is not Role.MONITOR and facts.project.isprintable():
         told["dataset", "name"] = facts.project
-    told |= _engine(welcome.spec if welcome is not None else None)
+    told |= _captioning(engine)
     options = [Option("the invite", path, value) for path, value in told.items()]
     return config.load("join", NO_FILE, [*options, *overrides], os.environ).config
 
 
-def _engine(spec: m.Spec | None) -> dict[tuple[str, str], str]:
+def _captioning(engine: Engine) -> dict[tuple[str, str], str]:
     """The engine that the bus captions with; its model only if it is called like one of the hub's."""
-    if spec is None:
+    if engine.name not in ENGINES:
         return {}
-    told = {("captions", "engine"): str(spec.engine)}
-    if spec.model is not None and _MODEL.fullmatch(spec.model.name):
-        told["vllm", "model"] = spec.model.name
+    told = {("captions", "engine"): engine.name}
+    if engine.name == "vllm" and _MODEL.fullmatch(engine.model):
+        told["vllm", "model"] = engine.model
     return told

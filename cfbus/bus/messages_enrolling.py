@@ -31,5 +31,7 @@ class Enrolled(Message):
     dataset: Dataset
     role: Annotated[Role, Field(strict=False)] = Role.WORKER
     key_expires: Count = 0
+    engine: Annotated[str, Field(max_length=32)] = ""
+    model: Annotated[str, Field(max_length=512)] = ""
     code: Annotated[str, Field(max_length=64)] = ""
     sentence: Text = ""

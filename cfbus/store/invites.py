@@ -86,7 +86,9 @@ def add_invite(
             (public.decode("ascii"), role, contributor_id, uses, int(approve), not_after, now),
         )
         said = {"invite": row.mark, "role": role, "contributor": contributor_id, "uses": str(uses)}
-        registry.log(who, "add-invite", {**said, "expires": date(not_after), "approve": str(approve)}, "done", now)
+        registry.log(
+            who, "add-invite", {**said, "expires": date(not_after), "approve": "yes" if approve else "no"}, "done", now
+        )
     return row
 
 
