@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cfbus import config
 from cfbus.config_overlay import Option
-from cfbus.config_types import folder_problem
+from cfbus.config_types import folder_problem, is_url
 from cfbus.errors import StoreInUseError, StoreMismatchError, UsageError
 from cfbus.sources.base import NothingKnown
 from cfbus.sources.opening import open_source
@@ -35,7 +35,7 @@ LOCK_POLL_SECONDS = 0.2
 class Wanted:
     """What the command line asked for; None and empty where it said nothing."""
 
-    images: tuple[Path, ...]
+    images: tuple[Path | str, ...]
     out: Path
     slots: Mapping[str, str]
     engine: str | None
@@ -62,7 +62,9 @@ def configure(wanted: Wanted, environ: Mapping[str, str]) -> config.Config:
     if settings.storage.data_dir != out:
         raise UsageError("cfbus run keeps its store in --out.", f"Give --out {settings.storage.data_dir} instead.")
     if settings.dataset.source != "scripted" and not settings.dataset.paths:
-        raise UsageError("Name at least one folder of images, or tars.", "For example: cfbus run PHOTOS --out captions")
+        raise UsageError(
+            "Name at least one folder of images, or tars.", "For example: cfbus run PHOTOS --out captions"
+        )
     if is_remembered:
         _check_same_folders(config.load("run", remembered, (), {}).config, settings, wanted.out)
     return settings
@@ -80,11 +82,16 @@ def _flags(wanted: Wanted, out: Path) -> list[Option]:
     if wanted.engine:
         flags.append(Option("--engine", ("captions", "engine"), wanted.engine))
     if wanted.images:
-        images = json.dumps([str(image.absolute()) for image in wanted.images])
+        images = json.dumps([place(image) for image in wanted.images])
         flags.append(Option("IMAGES", ("dataset", "paths"), images))
     if wanted.source:
         flags.append(Option("--source", ("dataset", "source"), wanted.source))
     return flags + [Option(f"--slot {name}", ("captions", "slots", name), text) for name, text in wanted.slots.items()]
+
+
+def place(image: Path | str) -> str:
+    """What was named on the command line, as ``dataset.paths`` has it: an address as it is, a path from the root."""
+    return image if isinstance(image, str) and is_url(image) else str(Path(image).absolute())
 
 
 def _check_same_folders(before: config.Config, wanted: config.Config, out: Path) -> None:

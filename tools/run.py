@@ -271,11 +271,12 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
 
 
 @click.command()
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path, readable=False))
+@click.argument("images", nargs=-1)
 @click.option(
     "--source",
-    type=click.Choice(["folder", "webdataset", "urls"]),
-    help="What IMAGES are: folders of pictures, tars, or lists of addresses; by default known by their names.",
+    type=click.Choice(["folder", "webdataset", "huggingface", "urls"]),
+    help="What IMAGES are: folders of pictures, tars, datasets of the Hugging Face hub or parquet files like theirs, or"
+    " lists of addresses; by default known by their names.",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, readable=False), help="Where captions go; made if needed."
@@ -303,7 +304,7 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
 @click.option("--accept-loss", is_flag=True, help="Go on although the store ends before what was acknowledged.")
 @click.option("--feeder", is_flag=True, help="Serve the images to the workers over the bus; they open none themselves.")
 def command(
-    images: tuple[Path, ...],
+    images: tuple[str, ...],
     source: str | None,
     out: Path,
     slots: tuple[str, ...],
@@ -316,8 +317,9 @@ def command(
     accept_loss: bool,
     feeder: bool,
 ) -> None:
-    """Caption all IMAGES into OUT: folders of pictures (with the folders in them), tars of samples, or lists of
-    addresses (.csv, .tsv, .jsonl, .txt; .parquet with --source urls).
+    """Caption all IMAGES into OUT: folders of pictures (with the folders in them), tars of samples, parquet files
+    with images, datasets of the Hugging Face hub (hf://NAME/SET), or lists of addresses (.csv, .tsv, .jsonl, .txt;
+    .parquet with --source urls).
 
     Tars and lists are named one by one or by patterns: shards/*.tar, 'shard-{0000..0099}.tar'.
 
