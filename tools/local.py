@@ -62,9 +62,7 @@ def configure(wanted: Wanted, environ: Mapping[str, str]) -> config.Config:
     if settings.storage.data_dir != out:
         raise UsageError("cfbus run keeps its store in --out.", f"Give --out {settings.storage.data_dir} instead.")
     if settings.dataset.source != "scripted" and not settings.dataset.paths:
-        raise UsageError(
-            "Name at least one folder of images, or tars.", "For example: cfbus run PHOTOS --out captions"
-        )
+        raise UsageError("Name at least one folder of images, or tars.", "For example: cfbus run PHOTOS --out captions")
     if is_remembered:
         _check_same_folders(config.load("run", remembered, (), {}).config, settings, wanted.out)
     return settings

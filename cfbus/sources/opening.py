@@ -9,7 +9,9 @@ from cfbus.errors import SourceError
 from cfbus.logs import display
 from cfbus.sources.base import Source
 from cfbus.sources.folder import FolderSource
+from cfbus.sources.huggingface import HuggingFaceSource
 from cfbus.sources.scripted import ScriptedSource
+from cfbus.sources.table_columns import Wanted
 from cfbus.sources.tars import TarSource
 from cfbus.sources.url_lists import UrlSource
 
@@ -21,6 +23,18 @@ def open_source(dataset: Dataset) -> Source:
     local = tuple(path for path in dataset.paths if isinstance(path, Path))
     if dataset.source == "webdataset":
         return TarSource(local, image=dataset.image_column, follow_links=dataset.follow_links)
+    if dataset.source == "huggingface":
+        wanted = Wanted(dataset.image_column, dataset.url_column, dataset.key_column)
+        return HuggingFaceSource(
+            dataset.paths,
+            dataset.downloads,
+            wanted,
+            config=dataset.hub_config,
+            split=dataset.split,
+            revision=dataset.revision,
+            follow_links=dataset.follow_links,
+            shard_items=dataset.shard_items,
+        )
     if dataset.source == "urls":
         return UrlSource(
             _lists(dataset),
