@@ -96,9 +96,12 @@ class LocalSet:
 
     def hint(self) -> str:
         """See `TableSet.hint`."""
-        if any((path / _SAVED).is_file() for path in self._paths):
+        if self._saved():
             return "It was written by save_to_disk of datasets: write it with to_parquet instead."
         return "Name parquet files (data/*.parquet), or a folder that holds parquet or pictures."
+
+    def _saved(self) -> bool:
+        return any((path / _SAVED).is_file() for path in self._paths)
 
     # -- listing
 
@@ -133,8 +136,8 @@ class LocalSet:
 
     def pictures(self, known: Known, left_out: LeftOut) -> Iterator[ListedShard]:
         """See `TableSet.pictures`."""
-        if not all(path.is_dir() for path in self._paths):
-            raise SourceError(f"{self.shown}: no table is here.", self.hint())
+        if not all(path.is_dir() for path in self._paths) or self._saved():
+            raise SourceError(f"{self.shown}: no table with images is here.", self.hint())
         source = FolderSource(self._paths, follow_links=self._follow_links, shard_items=self._shard_items)
         anything = any(known.next_number(label) for label in source.labels())
         metadata = {label: self._metadata(Path(root), left_out) for label, root in source.labels().items()}

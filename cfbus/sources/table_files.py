@@ -58,6 +58,7 @@ class DiskBytes:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._fd = -1
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
