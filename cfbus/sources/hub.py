@@ -99,7 +99,7 @@ class Hub:
         try:
             import httpx2
             import huggingface_hub
-            from huggingface_hub import errors
+            from huggingface_hub import constants, errors
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in ("httpx2", "huggingface_hub"):
                 raise
@@ -112,7 +112,7 @@ class Hub:
         self._library = huggingface_hub
         self._errors = errors
         self._transport = httpx2.HTTPError, httpx2.InvalidURL
-        self._endpoint = huggingface_hub.constants.ENDPOINT
+        self._endpoint = constants.ENDPOINT
         self._api = f"{self._endpoint}/api/datasets/{name}"
         self._closed = threading.Event()
 

@@ -57,6 +57,9 @@ class Asked(BaseHTTPRequestHandler):
         hub = self.server
         parts = urlsplit(self.path)
         path = unquote(parts.path)
+        if "/datasets/" not in path:
+            self.answer(404)  # the library asks other things too
+            return
         hub.asked.append((path, self.headers.get("range", "")))
         hub.tokens.add(self.headers.get("authorization", ""))
         fault = next((fault for part, fault in hub.faults.items() if part in path), None)
