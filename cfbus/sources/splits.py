@@ -22,7 +22,7 @@ from typing import Any, Final
 from cfbus.errors import SourceError
 from cfbus.logs import display
 
-_SHARDED: Final = re.compile(r"(?P<split>.+)-[0-9]{4,6}-of-[0-9]{4,6}(?:\..*)?")
+_SHARDED: Final = re.compile(r"(?P<split>.+)-[0-9]{4,6}-of-[0-9]{4,6}(?:[-.].*)?")
 _WORDS: Final = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),

@@ -28,7 +28,7 @@ from cfbus.sources.columns import MAX_COLUMN_BYTES, MAX_COLUMNS
 from cfbus.sources.table_files import BadTableError
 from cfbus.sources.url_lists import URL_NAMES
 
-IMAGE_NAMES: Final = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
+IMAGE_NAMES: Final = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "image_bytes")
 _MAX_DEPTH: Final = 16
 _IMAGES: Final = "Say with dataset.image_column which one holds the images."
 
