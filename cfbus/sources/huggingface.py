@@ -42,7 +42,7 @@ from cfbus.sources.tables import KeptRows, Table
 
 SHARD_ROWS: Final = 200_000
 MAX_KEY_BYTES: Final = 1024
-KEPT_OPEN: Final = 8
+KEPT_OPEN: Final = 4
 _PART: Final = re.compile(r"#[0-9]+$")
 
 

@@ -6,7 +6,9 @@ What it must not know: where files are, shards, how an image is fetched that is 
 Invariants:
 - A row group is read forwards, page by page, a few MiB of rows at a time, however large it is: rows that are asked for
   in about ascending order are unpacked once. What was unpacked last is kept, in `KEPT_BYTES` for all tables together.
-- Several who read the same row group at different places (`CURSORS`) do not start each other again.
+- Several who read the same row group at different places (`CURSORS`) do not start each other again. A walk may hold a
+  page, which is as large as its writer made it, the whole row group at worst: walks of large ones are fewer, and one
+  that is at its end is let go.
 - What pyarrow raises becomes a ReadError: the item's fault where the bytes make no sense, else the one that reading the
   bytes ended with.
 """
@@ -33,6 +35,7 @@ KEPT_BYTES: Final = 64 << 20
 BATCH_BYTES: Final = 4 << 20
 MAX_BATCH_ROWS: Final = 256
 CURSORS: Final = 3
+WALK_BYTES: Final = 256 << 20
 KEY_ROWS: Final = 8192
 MAX_GROUPS: Final = 1_000_000
 _DAMAGE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
@@ -181,6 +184,8 @@ class Table:
         for rows in cursor.batches:
             batch = _Batch(cursor.at, cursor.at + rows.num_rows, rows)
             cursor.at = batch.end
+            if batch.end >= self.groups[group]:
+                self._cursors.remove(cursor)
             if batch.end > row:
                 kept.add(self.number, group, batch)
                 return batch
@@ -194,21 +199,22 @@ class Table:
             cursor = _Cursor(group, self._batches(group))
         with suppress(ValueError):
             self._cursors.remove(cursor)
-        self._cursors = [*self._cursors[-CURSORS + 1 :], cursor]
+        others = min(CURSORS, WALK_BYTES // max(1, self._bytes_of(group))) - 1
+        self._cursors = [*(self._cursors[-others:] if others > 0 else ()), cursor]
         return cursor
 
     def _batches(self, group: int) -> Iterator[Any]:
         columns = self.choice.all
-        size = max(1, _bytes_of(self._parquet.metadata.row_group(group), set(columns)) // self.groups[group])
+        size = max(1, self._bytes_of(group) // self.groups[group])
         rows = max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // size))
         batches: Iterator[Any] = self._parquet.iter_batches(rows, [group], columns, use_threads=False)
         return batches
 
-
-def _bytes_of(group: Any, columns: set[str]) -> int:  # noqa: ANN401 - pyarrow has no types
-    """What a row group's columns take unpacked, as far as its footer tells the truth."""
-    parts = (group.column(number) for number in range(group.num_columns))
-    return sum(part.total_uncompressed_size for part in parts if part.path_in_schema.partition(".")[0] in columns)
+    def _bytes_of(self, group: int) -> int:
+        """What a row group's columns take unpacked, as far as its footer tells the truth."""
+        facts, columns = self._parquet.metadata.row_group(group), set(self.choice.all)
+        parts = (facts.column(number) for number in range(facts.num_columns))
+        return sum(part.total_uncompressed_size for part in parts if part.path_in_schema.partition(".")[0] in columns)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ FILES = {f"data/{number}.parquet": bytes([number]) * 1000 for number in range(8)
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     with serving() as fake:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", fake.endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         fake.add("org/set", FILES)
         fake.add("org/set", {"data/0.parquet": b"new"}, SECOND, "dev/more")

@@ -24,6 +24,7 @@ CELLS = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     with serving() as fake:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", fake.endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(hub_module, "MAX_PAUSE", 0.0)
         yield fake
 
