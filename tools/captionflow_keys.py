@@ -100,6 +100,19 @@ _MAPPED: dict[str, tuple[str, str]] = {
     ),
     "orchestrator.dataset.path": ("dataset.paths", "The older name of dataset_path."),
     "orchestrator.dataset.follow_symlinks": ("dataset.follow_links", ""),
+    **{
+        f"orchestrator.dataset.{theirs}": (
+            f"dataset.{ours}",
+            "Where the dataset is of the Hugging Face hub, or like one.",
+        )
+        for ours, names in (
+            ("hub_config", "dataset_config"),
+            ("split", "dataset_split split"),
+            ("image_column", "dataset_image_column image_column"),
+            ("url_column", "dataset_url_column url_column"),
+        )
+        for theirs in names.split()
+    },
     "orchestrator.vllm.batch_size": _BATCH,
     "orchestrator.vllm.disable_mm_preprocessor_cache": (
         "vllm.mm_processor_cache_gb",
@@ -162,13 +175,6 @@ _NOTHING: tuple[tuple[Fate, str, str], ...] = (
         Fate.OBSOLETE,
         "orchestrator.dataset.mock_results orchestrator.vllm.mock_results",
         "For a run without a model: captions.engine: scripted.",
-    ),
-    (
-        Fate.LATER,
-        "orchestrator.dataset.dataset_config orchestrator.dataset.dataset_split orchestrator.dataset.split"
-        " orchestrator.dataset.dataset_image_column orchestrator.dataset.image_column"
-        " orchestrator.dataset.dataset_url_column orchestrator.dataset.url_column",
-        "Datasets of the Hugging Face hub are not here yet.",
     ),
     (
         Fate.LATER,
@@ -236,8 +242,8 @@ SOURCES = {
     "local_filesystem": ("folder", ""),
     "local": ("folder", ""),
     "webdataset": ("webdataset", "*.tar"),
-    "huggingface_datasets": ("", "datasets of the Hugging Face hub"),
-    "huggingface": ("", "datasets of the Hugging Face hub"),
+    "huggingface_datasets": ("huggingface", ""),
+    "huggingface": ("huggingface", ""),
     "urls": ("", "lists of URLs"),
 }
 """CaptionFlow's kinds of datasets: the source here and what its path is joined with, or what is not here yet."""

@@ -197,19 +197,43 @@ class Feeding:
 
     # ------------------------------------------------------------------ feeders come and go
 
-    def hello(self, feeder: PeerState, message: m.Hello, now: float) -> tuple[str, ...]:
-        """A feeder introduces itself with the leases that it serves; returns those that are over."""
-        lost = []
+    def before(self, feeder: PeerState) -> list[PeerState]:
+        """Who was at this port before, with the same key: the feeder's earlier connections, or its earlier process."""
+        return [
+            state
+            for state in self._broker.peers.values()
+            if state.peer.connection != feeder.peer.connection
+            and (state.peer.public, state.feeds_at) == (feeder.peer.public, feeder.feeds_at)
+        ]
+
+    def hello(self, feeder: PeerState, message: m.Hello, now: float) -> tuple[tuple[str, ...], list[Effect]]:
+        """A feeder introduces itself with the leases that it serves. Returns those that are not its own (any more), and
+        what it is asked once more. What it served before and does not name is still its earlier connections'."""
+        connection = feeder.peer.connection
+        own = {connection, *(state.peer.connection for state in self.before(feeder))}
         remembered = self._remembered()
+        lost: list[str] = []
+        asked: list[Effect] = []
         for name in message.held:
-            lease = self._broker.leases.get(name)
-            if lease is not None and lease.current and name not in self._kept:
-                self._serves(lease, feeder.peer.connection, now)
-            elif name in remembered:
-                self._claims[name] = feeder.peer.connection
-            else:
+            lease, kept = self._broker.leases.get(name), self._kept.get(name)
+            by = self._claims.get(name, connection) if name in remembered else self._fed.get(name, connection)
+            if by not in own:
                 lost.append(name)
-        return tuple(lost)
+            elif name in remembered:
+                self._claims[name] = connection
+            elif lease is None or not lease.current:
+                lost.append(name)
+            else:
+                self._serves(lease, connection, now)
+                asked += self._ask_once_more(kept, connection) if kept is not None else []
+        return tuple(lost), asked
+
+    def _ask_once_more(self, kept: _Kept, connection: Connection) -> list[Effect]:
+        """Its answer may have gone with the connection on which it was asked."""
+        kept.feeder = connection
+        kept.tried.add(connection)
+        worker = self._broker.peers.get(self._broker.routes.get(kept.lease.row.instance))
+        return [Send(connection, self._allow(kept.lease, worker.peer.public), kept.listing)] if worker else []
 
     def _take_up_claims(self) -> list[Effect]:
         """Leases from before a restart that a feeder serves, once their worker has taken them up."""

@@ -53,8 +53,11 @@ class Joining:
         effects: list[Effect] = []
         lost: tuple[str, ...] = ()
         if peer.role is Role.FEEDER:
-            lost = broker.feeding.hello(state, message, now)
+            lost, asked = broker.feeding.hello(state, message, now)
             effects.append(Note("feeder.joined", (("feeder", message.name), ("feeds_at", state.feeds_at))))
+            effects += asked
+            for before in broker.feeding.before(state):
+                effects += self.lose(before.peer.connection, before, now)
         if peer.role is Role.WORKER:
             lost = self._take_up(state, message, now)
             broker.routes[message.instance] = peer.connection

@@ -119,6 +119,7 @@ class Feeders:
         try:
             return wanted.future.result(READ_SECONDS)
         except (TimeoutError, FutureTimeoutError):
+            self._soon(lambda: self._give_up_waiting(way, wanted))
             raise _gone(f"The feeder sent nothing for {READ_SECONDS:.0f} s.") from None
 
     def close(self) -> None:
@@ -130,7 +131,7 @@ class Feeders:
 
     def _soon(self, call: Callable[[], None]) -> None:
         self._calls.put(call)
-        with suppress(BlockingIOError):  # a full pipe: it is awake already
+        with suppress(OSError):  # a full pipe: it is awake already; a closed one: it has ended
             os.write(self._wake_write, b"\0")
 
     # ------------------------------------------------------------------ the thread
@@ -143,10 +144,10 @@ class Feeders:
                 while not self._calls.empty():
                     self._calls.get_nowait()()
                 now = time.monotonic()
-                for door in list(self._doors.values()):
-                    self._look_after(door, now)
-                    self._receive(door)
-                    self._ask(door)
+                for way, door in list(self._doors.items()):
+                    for step in (self._looked_after(now), self._receive, self._ask):
+                        if self._doors.get(way) is door:  # a step may have given it up
+                            step(door)
         finally:
             for door in list(self._doors.values()):
                 for wanted in list(door.wanted.values()):
@@ -192,6 +193,11 @@ class Feeders:
         if door.connected:
             self._fetch(door, wanted.lease, (wanted.index,))
 
+    def _give_up_waiting(self, way: m.Way, wanted: _Wanted) -> None:
+        door = self._doors.get(way)
+        if door is not None and door.wanted.get((wanted.lease, wanted.index)) is wanted:
+            del door.wanted[wanted.lease, wanted.index]
+
     def _close_lease(self, lease: str, why: str) -> None:
         for way, door in list(self._doors.items()):
             if lease not in door.leases:
@@ -209,6 +215,9 @@ class Feeders:
             wanted.future.set_exception(error)
 
     # ------------------------------------------------------------------ connections
+
+    def _looked_after(self, now: float) -> Callable[[_Door], None]:
+        return lambda door: self._look_after(door, now)
 
     def _look_after(self, door: _Door, now: float) -> None:
         if door.rebuild_at is not None:

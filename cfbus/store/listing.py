@@ -149,7 +149,9 @@ class Known:
     def first(self, start: str) -> bytes:
         """The locator of the first item of a shard whose name starts so; nothing where none does."""
         number = next((number for name, number in self._names.items() if name.startswith(start)), None)
-        locators = listing_column(self._store, number, "locator") if number is not None else ()
+        if number is None:
+            return b""
+        locators = listing_column(self._store, number, "locator")
         return locators[0].as_py() if len(locators) else b""
 
     def _load(self, label: str) -> tuple[memoryview, npt.NDArray[np.uint64]]:

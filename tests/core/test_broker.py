@@ -22,7 +22,6 @@ from cfbus.core.state import Remembered
 ANN, BOB = instance_of("ann"), instance_of("bob")
 
 
-
 @pytest.mark.parametrize("role", m.Role)
 @pytest.mark.parametrize("kind", m.MESSAGES, ids=lambda kind: kind.TAG)
 def test_every_message_of_every_role_is_allowed_or_refused(kind: type[m.Message], role: m.Role) -> None:

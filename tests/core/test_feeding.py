@@ -281,6 +281,73 @@ def test_a_feeder_that_comes_back_hears_what_is_over() -> None:
     assert forbidden(rig, f"{A}/2") == [grant.lease]
 
 
+def test_a_feeder_that_comes_back_takes_the_place_of_its_dead_connection() -> None:
+    rig = ready()
+    grant = fed(rig)
+    rig.join_feeder(f"{A}/2", held=(grant.lease,))
+    assert not [state for renewed in rig.heard("ann", m.Renewed) for state in renewed.leases], "it is served on"
+    far(rig, "bob")
+    assert (len(asked(rig)), len(asked(rig, f"{A}/2"))) == (1, 1), "nobody is asked on the dead connection"
+    assert [state.peer.connection for state in rig.broker.feeding.feeders] == [f"{A}/2"]
+
+
+def test_what_a_feeder_forgot_ends_when_it_comes_back() -> None:
+    rig = ready()
+    grant = fed(rig)
+    rig.join_feeder(f"{A}/2")
+    (told,) = [state for renewed in rig.heard("ann", m.Renewed) for state in renewed.leases]
+    assert (told.lease, told.current) == (grant.lease, False)
+
+
+def test_what_was_granted_with_another_feeder_meanwhile_is_not_taken_back() -> None:
+    """A heard ALLOW, and its answer was lost with its connection."""
+    rig = ready()
+    rig.join_feeder(A)
+    far(rig)
+    (allow,) = asked(rig)
+    rig.join_feeder(B)
+    rig.tick(ALLOW_SECONDS + 0.5)
+    rig.say(B, m.Allowed(lease=allow.lease))
+    (grant,) = rig.heard("ann", m.Grant)
+    assert grant.feeder == m.Way(endpoint="tcp://feeder-b:7712", public=B.ljust(40, "k"))
+    rig.join_feeder(f"{A}/2", held=(grant.lease,))
+    (welcome,) = rig.heard(f"{A}/2", m.Welcome)
+    assert welcome.lost == (grant.lease,)
+    rig.say("ann", m.Bye())
+    assert (forbidden(rig, f"{A}/2"), forbidden(rig, B)) == ([], [grant.lease])
+
+
+def test_a_feeder_whose_answer_was_lost_is_asked_once_more() -> None:
+    rig = ready()
+    rig.join_feeder(A)
+    far(rig)
+    (allow,) = asked(rig)
+    rig.join_feeder(f"{A}/2", held=(allow.lease,))
+    (welcome,) = rig.heard(f"{A}/2", m.Welcome)
+    assert welcome.lost == ()
+    (again,) = asked(rig, f"{A}/2")
+    assert again == allow
+    rig.say(f"{A}/2", m.Allowed(lease=allow.lease))
+    assert [grant.lease for grant in rig.heard("ann", m.Grant)] == [allow.lease]
+
+
+def test_of_two_that_claim_a_lease_after_a_restart_one_serves_it() -> None:
+    rig = ready()
+    grant = fed(rig)
+    row = rig.broker.leases.get(grant.lease)
+    assert row is not None
+    again = Rig(remembered=Remembered(STORE, 0, (row.row,), 1))
+    again.join_feeder(A, held=(grant.lease,))
+    again.join_feeder(B, held=(grant.lease,))
+    assert [welcome.lost for welcome in again.heard(B, m.Welcome)] == [(grant.lease,)]
+    again.join_feeder(f"{A}/2", held=(grant.lease,))
+    again.connect_writer()
+    again.say("ann", m.Bye())
+    again.join("ann", held=(grant.lease,), reads=False)
+    again.say("ann", m.Bye())
+    assert [forbidden(again, name) for name in (A, f"{A}/2", B)] == [[], [grant.lease], []]
+
+
 def test_after_a_restart_a_lease_is_fed_by_whoever_says_so() -> None:
     rig = ready()
     grant = fed(rig)

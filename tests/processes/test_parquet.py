@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -80,13 +81,13 @@ def test_parquet_files_need_no_more_words(nursery: Nursery, tables: Path, tmp_pa
 
 
 @pytest.fixture
-def fake(tables: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+def fake(tables: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     with serving() as hub:
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
         hub.add("org/colours", {f"data/{file.name}": file.read_bytes() for file in (tables / "data").iterdir()})
-        yield hub  # type: ignore[misc]
+        yield hub
 
 
 def test_a_dataset_of_the_hub(nursery: Nursery, fake: FakeHub, tmp_path: Path) -> None:

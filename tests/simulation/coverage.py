@@ -22,14 +22,22 @@ EVENTS = (
     "changed nothing: RELEASE", "forged: slots", "forged: rows", "forged: utf8", "forged: outside", "forged: foreign",
     "forged: unknown", "forged: origin", "forged: crc", "forged: change", "state of several pages",
 )  # fmt: skip
+FED_MESSAGES = ("ALLOW", "ALLOWED", "FORBID")
+FED_EVENTS = (
+    "granted with a feeder", "fed", "fed: no lease", "feeder out of reach", "feeder drains", "feeder comes with leases",
+    "allow: renewal", "note: feeder.refused", "note: feeder.unreachable", "crash: feeder",
+    "crash: feeder between effects", "link broken: feeder", "cut up: feeder", "cut down: feeder",
+)  # fmt: skip
+"""What seeds with feeders must have seen."""
 
 
-def required() -> list[str]:
-    """Everything that has to be seen."""
-    messages = [f"{what}: {tag}" for tag in LINK_MESSAGES for what in ("lost", "doubled", "late") if tag not in RARE]
-    return [*messages, *EVENTS]
+def required(*, fed: bool) -> list[str]:
+    """Everything that has to be seen; ``fed`` when there were seeds with feeders."""
+    tags = [tag for tag in LINK_MESSAGES if tag not in RARE] + list(FED_MESSAGES * fed)
+    messages = [f"{what}: {tag}" for tag in tags for what in ("lost", "doubled", "late")]
+    return [*messages, *EVENTS, *(FED_EVENTS * fed)]
 
 
-def unseen(seen: Counter[str]) -> list[str]:
+def unseen(seen: Counter[str], *, fed: bool) -> list[str]:
     """What has to be seen and was not."""
-    return [name for name in required() if not seen[name]]
+    return [name for name in required(fed=fed) if not seen[name]]

@@ -37,6 +37,7 @@ class Faults:
             (plan.stalls, self._stall_the_writer),
             (plan.drains, self._drain_a_worker),
             (plan.disk_full, self._fill_disk),
+            (plan.drains / 2 if plan.feeders else 0.0, self._world.feeders.drain_one),
             (1.0 if plan.hostile else 0.0, self._forge),
         ):
             if rate:
@@ -53,7 +54,7 @@ class Faults:
         self._world.later(self._world.rng.expovariate(rate), strike)
 
     def _any_node(self) -> Node:
-        return self._world.rng.choice([self._world.writer, *self._world.workers])
+        return self._world.rng.choice(self._world.nodes)
 
     def _break_a_link(self) -> None:
         node = self._any_node()
@@ -66,7 +67,7 @@ class Faults:
         node.cut_until[way] = self._world.now + self._world.rng.uniform(0.5, 15.0)
 
     def _crash_something(self) -> None:
-        victim = self._world.rng.choice([None, self._world.writer, *self._world.workers])
+        victim = self._world.rng.choice([None, *self._world.nodes])
         if victim is None:
             self._world.crash_broker()
         elif victim.core is not None:

@@ -66,6 +66,11 @@ class Judge:
             self._stalled += self._world.now - self._stall_began
             self._stall_began = None
 
+    @property
+    def ways(self) -> dict[str, m.Way]:
+        """Where each lease was said to be read, if at a feeder's."""
+        return {lease: given.grant.feeder for lease, given in self._given.items() if given.grant.feeder is not None}
+
     def broker_started(self) -> None:
         """A new broker knows nothing; remembered leases have a full time to live."""
         self.caught_up = False

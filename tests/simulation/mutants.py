@@ -84,7 +84,13 @@ MUTANTS = (
     ),
     Mutant(
         "the writer stores all of a partly new frame",
-        (Edit("core/writer.py", "if len(new) < size(message.ranges):", "if False:"),),
+        (
+            Edit(
+                "core/writer.py",
+                "rows = None if size(new) == size(message.ranges) else _rows(message.ranges, RangeSet(new))",
+                "rows = None",
+            ),
+        ),
         (34, 48, 58),
         "is stored twice",
     ),
@@ -130,8 +136,8 @@ MUTANTS = (
             Edit("core/leases.py", "if state.deadline <= now and not state.preparing]", "if state.deadline <= now]"),
             Edit(
                 "core/granting.py",
-                "if worker is None or gone or not (lease.current and lease.undone):",
-                "if worker is None or gone:",
+                "return None if gone or not (lease.current and lease.undone) else worker",
+                "return None if gone else worker",
             ),
         ),
         (7, 31, 12, 39, 44, 49),
@@ -142,8 +148,8 @@ MUTANTS = (
         (
             Edit(
                 "core/broker.py",
-                "if lease is None or not lease.current or not self.owns(known, lease):\n            return []\n        back",
-                "if lease is None:\n            return []\n        back",
+                "if lease is None or not lease.current or not self.owns(known, lease):\n            return []\n        eff",
+                "if lease is None:\n            return []\n        eff",
             ),
         ),
         (30, 21, 4, 3, 46, 48),
@@ -217,7 +223,7 @@ MUTANTS = (
                 "if False:\n            pass",
             ),
         ),
-        (57, 125, 193),
+        (139, 155, 241, 276),
         "before the first catch-up",
     ),
     Mutant(
@@ -307,7 +313,7 @@ MUTANTS = (
     Mutant(
         "two passes are opened at a time",
         (Edit("core/tasks.py", 'ONE_AT_A_TIME = ("scan", "open-pass")', "ONE_AT_A_TIME = ()"),),
-        (196, 256, 394),
+        (10, 123, 636, 681),
         "have a pass already",
     ),
 )

@@ -10,6 +10,7 @@ from simulation.disk import Spool
 
 from cfbus.bus.wire import decode, encode
 from cfbus.core.effects import Peer
+from cfbus.core.serving import Serving
 from cfbus.core.worker import Worker
 from cfbus.core.writer import Writer
 
@@ -28,7 +29,7 @@ class Node:
     name: str
     role: Role
     contributor: str
-    core: Worker | Writer | None = None
+    core: Worker | Writer | Serving | None = None
     life: int = 0  # of the process
     epoch: int = 0  # of the link; messages of older epochs are lost
     linked: bool = False
@@ -44,11 +45,17 @@ class Node:
     liar: bool = False
     zombie: bool = False
     hostile: bool = False
+    reads: bool = True  # the source, by itself
 
     @property
     def connection(self) -> tuple[str, int]:
         """What the broker knows it by."""
         return self.name, self.epoch
+
+    @property
+    def public(self) -> str:
+        """Its key."""
+        return self.name.ljust(40, "k")
 
 
 class Network:
@@ -83,7 +90,7 @@ class Network:
         """A peer sends."""
         world = self._world
         frames = encode(message, payload)
-        peer = Peer(node.connection, f"key-{node.name}", node.contributor, node.role)
+        peer = Peer(node.connection, f"key-{node.name}", node.contributor, node.role, node.public)
 
         def deliver() -> None:
             if world.broker is not None:

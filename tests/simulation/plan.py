@@ -45,6 +45,8 @@ class Plan:
     speeds: tuple[float, ...]
     fat: bool
     page_bytes: int
+    feeders: int
+    far: frozenset[int]  # the workers that cannot read the source
 
     @property
     def zombie_for_ever(self) -> bool:
@@ -52,7 +54,7 @@ class Plan:
         return self.zombie and self.lease_seconds < MAX_ZOMBIE_LEASE
 
     @classmethod
-    def of(cls, rng: random.Random) -> Plan:
+    def of(cls, rng: random.Random, *, fed: bool = False) -> Plan:
         """The plan of a seed."""
         fat = rng.random() < 0.12
         shards = tuple(rng.randint(1, 30 if fat else 60) for _ in range(rng.randint(1, 5)))
@@ -93,4 +95,6 @@ class Plan:
             speeds=tuple(rng.choice([0.02, 0.1, 0.5, 2.0]) for _ in range(workers)),
             fat=fat,
             page_bytes=rng.choice([100, PAGE_BYTES]),
+            feeders=rng.randint(1, 3) if fed else 0,
+            far=frozenset(rng.sample(range(workers), rng.randint(1, workers))) if fed else frozenset(),
         )

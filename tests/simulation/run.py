@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from simulation.coverage import required, unseen
-from simulation.world import World
+from simulation.world import FED_FROM, World
 
 BLOCK = 10
 ENOUGH_SEEDS = 300
@@ -60,26 +60,31 @@ def _show(seed: int, *, story: bool) -> int:
 
 
 def _blocks(first: int, count: int) -> Iterator[tuple[int, int]]:
+    """The seeds asked for, and half as many of those with feeders."""
     for start in range(first, first + count, BLOCK):
         yield start, min(BLOCK, first + count - start)
+    if first < FED_FROM:
+        yield from _blocks(FED_FROM + first, count // 2)
 
 
 def _run_all(first: int, count: int, jobs: int) -> int:
     seen: Counter[str] = Counter()
     failed: dict[int, str] = {}
     began = time.monotonic()
+    blocks = list(_blocks(first, count))
+    total = sum(size for _, size in blocks)
     with ProcessPoolExecutor(jobs) as pool:
-        for done in as_completed([pool.submit(run_seeds, *block) for block in _blocks(first, count)]):
+        for done in as_completed([pool.submit(run_seeds, *block) for block in blocks]):
             more, bad = done.result()
             seen += more
             for seed, why in bad.items():
                 print(f"\nseed {seed}: {why}\n  {replay(seed)}", flush=True)
             failed |= bad
-            print(f"\r{seen['seeds']}/{count} seeds, {len(failed)} failed", end="", flush=True)
+            print(f"\r{seen['seeds']}/{total} seeds, {len(failed)} failed", end="", flush=True)
     print(f"\n{time.monotonic() - began:.0f} s")
-    for name in sorted({*required(), *seen}):
+    for name in sorted({*required(fed=True), *seen}):
         print(f"{seen[name]:>10}  {name}")
-    missing = unseen(seen) if count >= ENOUGH_SEEDS else []
+    missing = unseen(seen, fed=True) if count >= ENOUGH_SEEDS else []
     for name in missing:
         print(f"never seen: {name}")
     return 1 if failed or missing else 0

@@ -13,6 +13,7 @@ from cfbus.bus.columns import build
 from cfbus.bus.wire import encode_table
 from cfbus.core import effects as e
 from cfbus.core.outcome import Caption, EngineFacts, Outcome, WorkItem
+from cfbus.core.serving import ServingEffect
 from cfbus.core.worker import Worker, WorkerRules
 from cfbus.core.writer import Writer, WriterRules
 
@@ -55,7 +56,9 @@ class Shells:
         world = self._world
         node.life += 1
         items = world.rng.choice([1, 4, 64])
-        rules = WorkerRules(world.new_id(), node.name, CONCURRENCY, result_items=items, resend_seconds=5.0)
+        rules = WorkerRules(
+            world.new_id(), node.name, CONCURRENCY, result_items=items, resend_seconds=5.0, reads=node.reads
+        )
         core = Worker(rules, EngineFacts("scripted", "none"), world.now)
         if node.spool:
             world.seen["spool replayed"] += 1
@@ -64,9 +67,12 @@ class Shells:
         node.core = core
         world.net.link(node)
 
-    def carry_out(self, node: Node, effect: e.Effect) -> None:
-        """One effect of a writer or worker."""
+    def carry_out(self, node: Node, effect: ServingEffect) -> None:
+        """One effect of a writer, worker or feeder."""
         world = self._world
+        if node.role is m.Role.FEEDER:
+            world.feeders.carry_out(node, effect)
+            return
         match effect:
             case e.Send():
                 world.judge.sent(effect.message)
@@ -86,6 +92,10 @@ class Shells:
                 world.seen["rejected"] += bool(effect.refused)
             case e.Note():
                 world.note(effect)
+            case e.ReadFrom():
+                world.feeders.read_from(node, effect)
+            case e.Forget():
+                world.feeders.forget(node, effect)
             case e.Abandon() | e.UseSpec():
                 pass
             case _:
@@ -171,6 +181,11 @@ class Shells:
             world.later(wait, lambda item=item, life=node.life: self._captioned(node, item, life))  # type: ignore[misc]
 
     def _captioned(self, node: Node, item: WorkItem, life: int) -> None:
+        core = node.core
+        if isinstance(core, Worker) and node.life == life:
+            self._world.feeders.read(node, item, lambda: self._finish(node, item, life))
+
+    def _finish(self, node: Node, item: WorkItem, life: int) -> None:
         world, core = self._world, node.core
         if not isinstance(core, Worker) or node.life != life:
             return

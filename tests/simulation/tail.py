@@ -34,8 +34,8 @@ from cfbus.bus import messages as m
 from cfbus.bus.columns import build
 from cfbus.bus.wire import decode_table, encode_table
 from cfbus.core import effects as e
+from cfbus.core import holding as holding_module
 from cfbus.core import results as results_module
-from cfbus.core import worker as worker_module
 from cfbus.core import writer as writer_module
 from cfbus.core.broker import Broker
 from cfbus.core.outcome import Caption, EngineFacts, Outcome
@@ -307,8 +307,8 @@ def _tables_made_once() -> Iterator[None]:
 
     with ExitStack() as stack:
         for module, name, instead in (
-            (worker_module, "pack", pack_once),
-            (worker_module, "decode_table", decode),
+            (results_module, "pack", pack_once),
+            (holding_module, "decode_table", decode),
             (writer_module, "decode_table", decode),
         ):
             stack.callback(setattr, module, name, getattr(module, name))

@@ -10,10 +10,11 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from simulation.disk import Disk, Ledger, Place
 from simulation.faults import Faults, has_staged
+from simulation.feeders import Feeders
 from simulation.judge import Judge
 from simulation.network import Network, Node
 from simulation.plan import Plan
@@ -25,6 +26,8 @@ from cfbus.core import effects as e
 from cfbus.core import telling as telling_module
 from cfbus.core import writer as writer_module
 from cfbus.core.broker import Broker
+from cfbus.core.feeding import UNREACHABLE_SECONDS
+from cfbus.core.serving import ServingEffect
 from cfbus.core.state import Remembered, Rules
 from cfbus.core.watching import status
 from cfbus.core.worker import Worker
@@ -34,6 +37,8 @@ BEGIN = 100.0
 LIMIT_SECONDS = 400.0
 """So long after the storm everything must have ended."""
 MAX_IDLE_TICKS = 8
+FED_FROM = 100_000
+"""From this seed on there are feeders, and workers that cannot read the source."""
 
 
 class World:
@@ -42,9 +47,10 @@ class World:
     def __init__(self, seed: int, *, whole_story: bool = False) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        self.plan = plan = Plan.of(self.rng)
+        self.plan = plan = Plan.of(self.rng, fed=seed >= FED_FROM)
         self.now = BEGIN
         self.calm_since = BEGIN + plan.calm_after
+        self._limit = LIMIT_SECONDS + (UNREACHABLE_SECONDS if plan.feeders else 0.0)
         self.seen: Counter[str] = Counter()
         self.story: deque[str] = deque(maxlen=None if whole_story else 200)
         self.disk = Disk()
@@ -61,6 +67,7 @@ class World:
         self.workers = [
             Node(f"w{i}", m.Role.WORKER, f"c{i % plan.contributors}", speed=plan.speeds[i]) for i in range(plan.workers)
         ]
+        self.feeders = Feeders(self)
         self._cast()
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
@@ -68,7 +75,14 @@ class World:
         self._idle_ticks = 0
         self._tasks: set[str] = set()
 
+    @property
+    def nodes(self) -> list[Node]:
+        """All processes but the broker's."""
+        return [self.writer, *self.workers, *self.feeders.nodes]
+
     def _cast(self) -> None:
+        for at in self.plan.far:
+            self.workers[at].reads = False
         if len(self.workers) == 1:
             return
         self.workers[-1].liar = self.plan.liar
@@ -113,10 +127,12 @@ class World:
         self.start_broker()
         for worker in self.workers:
             self.shells.start_worker(worker)
+        for feeder in self.feeders.nodes:
+            self.feeders.start(feeder)
         self.faults.begin()
         while self._queue:
             self.now, _, call = heapq.heappop(self._queue)
-            assert self.now < self.calm_since + LIMIT_SECONDS, f"it does not end: {self._stuck()}"
+            assert self.now < self.calm_since + self._limit, f"it does not end: {self._stuck()}"
             call()
             self.judge.step()
             if not self.storm and self._ended():
@@ -166,6 +182,7 @@ class World:
         self.broker = Broker(rules, self.new_id, remembered, self.now)
         self.broker_since = self.now
         self.judge.broker_started()
+        self.feeders.broker_started()
         self.wake_broker()
 
     def crash_broker(self) -> None:
@@ -178,7 +195,7 @@ class World:
         self.tell("broker crashes")
         self.broker = None
         self._broker_timer = None
-        for node in [self.writer, *self.workers]:
+        for node in self.nodes:
             self.net.unlink(node)
         lost = self.rng.random() < self.plan.ledger_lost
         self.seen["ledger lost" if lost else "ledger kept"] += 1
@@ -216,6 +233,7 @@ class World:
         if isinstance(message, m.Renew) and self.broker.ready and peer.connection in self.broker.peers:
             for held in message.leases:
                 self.judge.moved(held.lease, held.captioned)
+        self.feeders.heard(node, message)
         before = None if self.judge.may_change(node, message) else self.judge.leases()
         followed = self.broker.writer is not None and self.broker.writer.connection == peer.connection
         effects = self.broker.handle(peer, message, payload, self.now, int(self.now * 1e6))
@@ -240,6 +258,7 @@ class World:
                 self.note(effect)
             else:
                 raise AssertionError(f"the broker gave up: {effect}")
+        self.feeders.settled(self.judge.ways)
         self.wake_broker()
 
     def _crash_point(self, effects: int) -> int | None:
@@ -250,8 +269,10 @@ class World:
     def _from_broker(self, effect: e.Send) -> None:
         assert isinstance(effect.to, tuple)
         name, epoch = effect.to
-        node = self.writer if name == "writer" else next(node for node in self.workers if node.name == name)
+        node = next(node for node in self.nodes if node.name == name)
+        self.feeders.sent(node, effect.to, effect.message)
         if isinstance(effect.message, m.Grant):
+            self.feeders.granted(node, effect.message)
             self.judge.granted(node, effect.message)
         if node.epoch != epoch:
             self.seen["sent to a connection that is gone"] += 1
@@ -276,6 +297,8 @@ class World:
         if node is self.writer:
             self.judge.writer_stalls(False)
             start = self.shells.start_writer
+        elif node.role is m.Role.FEEDER:
+            start = lambda: self.feeders.start(node)  # noqa: E731
         else:
             start = lambda: self.shells.start_worker(node)  # noqa: E731
         self.later(self.rng.uniform(0.1, 10.0), start)
@@ -324,7 +347,7 @@ class World:
         self.shells.feed(node)
         self.wake(node)
 
-    def node_effects(self, node: Node, effects: list[e.Effect]) -> None:
+    def node_effects(self, node: Node, effects: Sequence[ServingEffect]) -> None:
         """Carry out, in order; the process may end in between."""
         crash_at = self._crash_point(len(effects))
         for at, effect in enumerate(effects):

@@ -18,7 +18,7 @@ from cfbus.errors import SourceError
 from cfbus.sources import huggingface
 from cfbus.sources.base import Content, Item, ReadError, ReadReason
 from cfbus.sources.huggingface import HuggingFaceSource
-from cfbus.sources.table_locators import Origin, TableRow
+from cfbus.sources.table_locators import Origin, TableRow, unpack
 
 
 def test_what_the_library_wrote_is_read_back_row_by_row(tmp_path: Path) -> None:
@@ -301,9 +301,9 @@ def test_who_lies_about_an_item_reads_nothing(
         source.read(shard, Item(0, "0", good.locators[0] if locator is None else locator))
     assert (caught.value.reason, caught.value.fault) == (reason, "worker")
     for group, row in ((7, 0), (0, 4), (1 << 31, 1 << 31)):
-        identity = TableRow.__dataclass_fields__ and huggingface.unpack(good.locators[0])
-        assert isinstance(identity, TableRow)
-        lie = TableRow(group, row, identity.table, Origin()).pack()
+        place = unpack(good.locators[0])
+        assert isinstance(place, TableRow)
+        lie = TableRow(group, row, place.table, Origin()).pack()
         with pytest.raises(ReadError, match="no such row"):
             source.read(good.name, Item(0, "0", lie))
 

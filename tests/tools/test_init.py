@@ -118,9 +118,9 @@ def test_what_is_there_is_kept(bus: Path) -> None:
 def test_nothing_is_written_when_something_is_wrong(bus: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="no such folder"):
-        init.initialise(bus, (tmp_path / "nowhere",), ())
+        init.initialise(bus, (str(tmp_path / "nowhere"),), ())
     with pytest.raises(SourceError, match="empty"):
-        init.initialise(bus, (tmp_path / "empty",), ())
+        init.initialise(bus, (str(tmp_path / "empty"),), ())
     with pytest.raises(ConfigError, match=r"did you mean broker\.port"):
         init.initialise(bus, (), ("broker.prot=1",))
     assert not bus.exists()
