@@ -113,6 +113,8 @@ class HuggingFaceSource:
 
     def out_of_reach(self) -> str:
         """See `Source.out_of_reach`."""
+        if not self._sets:
+            return "No table and no dataset is named here."
         return next(filter(None, (each.problem() for each in self._sets)), "")
 
     def close(self) -> None:

@@ -71,6 +71,21 @@ def test_every_row_gets_the_caption_of_its_own_picture(nursery: Nursery, tables:
     assert "Nothing to do: all 60 images" in Run(nursery, out).command.ends(0)
 
 
+def test_a_feeder_serves_rows_with_their_columns(nursery: Nursery, tables: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    Run(nursery, out, tables, "--source", "huggingface", "--feeder", *KEEP).command.ends(0)
+    right(out, 60, "colours")
+
+
+def test_what_a_check_shows(nursery: Nursery, tables: Path, tmp_path: Path) -> None:
+    config = tmp_path / "cfbus.yaml"
+    config.write_text(f"dataset: {{paths: '{tables}/data/*.parquet', split: train, keep_columns: title}}\n")
+    said = nursery.start("cfbus.tools.main", "check", config, "--json").ends(0)
+    found = json.loads(said.splitlines()[-1])
+    assert (found["items"], found["shards"], found["columns"]) == (60, 3, {"title": 20})
+    assert json.loads(found["row"]["metadata"]) == {"title": "black 0"}
+
+
 def test_parquet_files_need_no_more_words(nursery: Nursery, tables: Path, tmp_path: Path) -> None:
     out, files = tmp_path / "out", sorted((tables / "data").glob("*.parquet"))
     Run(nursery, out, *files, *SLOT).command.ends(0)

@@ -371,6 +371,7 @@ def test_where_there_is_nothing_it_is_said_what_to_name(tmp_path: Path, name: st
         listed(opened(tmp_path / name))
     assert words in f"{caught.value.message} {caught.value.hint}"
     assert opened(tmp_path / "nothing").out_of_reach().endswith("no table is here.")
+    assert opened().out_of_reach() == "No table and no dataset is named here."
 
 
 def test_nothing_stays_open(tmp_path: Path) -> None:
