@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from cfbus.errors import SourceError
 from cfbus.logs import display
@@ -159,9 +159,12 @@ class Hub:
             if not isinstance(entries, list):
                 raise self._broken("the hub listed no files")
             yield from (entry for entry in entries if isinstance(entry, dict))
-            if not following.startswith(self._api):
+            if not following:
                 return
-            url = following
+            # A mirror may name the hub itself: only where to go on is taken from it, never another server.
+            before, url = url, f"{self._api}/tree/{commit}?{urlsplit(following).query}"
+            if url == before:
+                raise self._broken("the hub lists the same files again and again")
 
     def read(self, path: str, commit: str, start: int, size: int) -> bytes:
         """``size`` bytes of a file from ``start`` on. Raises HubError; a file that is shorter is one."""

@@ -137,11 +137,16 @@ class HuggingFaceSource:
         """See `Source.shards`. Raises SourceError at the end when neither new nor known is anything."""
         self.left_out = LeftOut()
         anything = False
+        names: set[str] = set()
         for one in self._sets:
             some = tables = False
             first: dict[str, tuple[TableAt, Choice]] = {}
             for at in one.tables(known, self.left_out):
                 tables = True
+                if at.name in names:
+                    self.left_out.add(at.shown, f"would have the name of another table, {at.name}", grave=True)
+                    continue
+                names.add(at.name)
                 if known.lists(at.name):
                     some = True
                     continue

@@ -235,10 +235,19 @@ def _cell(name: str, column: Any, row: int) -> object:  # noqa: ANN401
         detail = f"Its column {display(name, 60)} has {size} bytes; the limit is {MAX_COLUMN_BYTES}."
         raise ReadError(ReadReason.BAD_COLUMN, detail, "item")
     try:
-        return as_json(column[row].as_py())
+        return as_json(_micro(column[row]).as_py())
     except (ValueError, OverflowError, RecursionError, pa.ArrowException) as error:
         detail = f"Its column {display(name, 60)} cannot be read: {display(str(error), 100)}."
         raise ReadError(ReadReason.BAD_COLUMN, detail, "item") from None
+
+
+def _micro(cell: Any) -> Any:  # noqa: ANN401
+    """A time to the microsecond, which is what Python has; pyarrow needs pandas for more."""
+    if pat.is_timestamp(cell.type):
+        return cell.cast(pa.timestamp("us", cell.type.tz), safe=False) if cell.type.unit == "ns" else cell
+    if pat.is_duration(cell.type):
+        return cell.cast(pa.duration("us"), safe=False) if cell.type.unit == "ns" else cell
+    return cell.cast(pa.time64("us"), safe=False) if pat.is_time64(cell.type) and cell.type.unit == "ns" else cell
 
 
 def _named(value: object, names: Sequence[str]) -> object:

@@ -166,6 +166,7 @@ class Table:
             batch = kept.find(self.number, group, row)
             if batch is None:
                 batch = self._unpacked(kept, group, row)
+                self._file.check()  # it may have been written to meanwhile
         return batch.rows, row - batch.begin
 
     def _unpacked(self, kept: KeptRows, group: int, row: int) -> _Batch:

@@ -31,6 +31,7 @@ class FakeHub(ThreadingHTTPServer):
         self.asked: list[tuple[str, str]] = []
         self.tokens: set[str] = set()
         self.sent = 0
+        self.links = ""  # what a listing says its next page is at, where that is not this server
 
     @property
     def endpoint(self) -> str:
@@ -83,7 +84,8 @@ class Asked(BaseHTTPRequestHandler):
         entries: list[dict[str, object]] = [{"type": "directory", "path": "data", "oid": "0"}] if not at else []
         some = sorted(files)[at : at + PAGE]
         entries += [{"type": "file", "path": each, "size": len(files[each]), "oid": "0"} for each in some]
-        following = f"{self.server.endpoint}/api/datasets/{name}/tree/{revision}?recursive=true&cursor={at + PAGE}"
+        server = self.server.links or self.server.endpoint
+        following = f"{server}/api/datasets/{name}/tree/{revision}?recursive=true&cursor={at + PAGE}"
         more = {"Link": f'<{following}>; rel="next"'} if at + PAGE < len(files) else {}
         self.json(entries, **more)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-import huggingface_hub
 import pytest
-from sources.hub_rig import FIRST, SECOND, Asked, FakeHub, cut, says, serving
+from huggingface_hub import constants
+from sources.hub_rig import FIRST, PAGE, SECOND, Asked, FakeHub, cut, says, serving
 
 from cfbus.errors import SourceError
 from cfbus.sources import hub as subject
@@ -19,8 +19,8 @@ FILES = {f"data/{number}.parquet": bytes([number]) * 1000 for number in range(8)
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     with serving() as fake:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", fake.endpoint)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", fake.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         fake.add("org/set", FILES)
         fake.add("org/set", {"data/0.parquet": b"new"}, SECOND, "dev/more")
@@ -157,13 +157,20 @@ def test_nonsense_from_the_hub(hub: Hub, fake: FakeHub, body: bytes) -> None:
         assert refused(lambda: hub.files(FIRST)).reason == "bad-answer"
 
 
-def test_a_listing_leads_to_no_other_server(hub: Hub, fake: FakeHub) -> None:
-    def elsewhere(asked: Asked) -> bool:
-        asked.json([{"type": "file", "path": "a", "size": 1}], Link='<http://169.254.169.254/x>; rel="next"')
+def test_a_listing_leads_to_no_other_server_and_ends_where_the_list_does(hub: Hub, fake: FakeHub) -> None:
+    fake.commits["org/set"][FIRST] = {f"{number}.txt": b"x" for number in range(2 * PAGE + 1)}
+    fake.links = "http://169.254.169.254"
+    assert len(hub.files(FIRST)) == 2 * PAGE + 1
+
+
+def test_a_listing_that_goes_round_is_no_listing(hub: Hub, fake: FakeHub) -> None:
+    def again(asked: Asked) -> bool:
+        asked.json([], Link='</x?recursive=true>; rel="next"')
         return True
 
-    fake.faults["/tree/"] = elsewhere
-    assert hub.files(FIRST) == [HubFile("a", 1)]
+    fake.faults["/tree/"] = again
+    assert "again and again" in refused(lambda: hub.files(FIRST)).detail
+    assert len(fake.asked) == 1
 
 
 def test_who_waits_is_let_go(fake: FakeHub) -> None:
@@ -176,5 +183,5 @@ def test_who_waits_is_let_go(fake: FakeHub) -> None:
 
 
 def test_offline_is_said(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "is_offline_mode", lambda: True)
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: True)
     assert "HF_HUB_OFFLINE" in refused(lambda: hub.commit("")).detail

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pyarrow as pa
 import pytest
+from huggingface_hub import constants
 from sources.hub_rig import FIRST, SECOND, FakeHub, cut, says, serving
 from sources.known import Listed
 from sources.tables_rig import everything, listed, numbers, opened, png, read, table, written
@@ -23,8 +23,8 @@ CELLS = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     with serving() as fake:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", fake.endpoint)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", fake.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(hub_module, "MAX_PAUSE", 0.0)
         yield fake
 
@@ -212,3 +212,13 @@ def test_images_beside_a_table_come_from_the_same_commit(fake: FakeHub, tmp_path
     source = opened("hf://org/set/data/*.parquet")
     (shard,) = listed(source)
     assert numbers(everything(source, [shard])) == [1, 1, *["outside/item"] * 4, "vanished/item"]
+
+
+def test_two_tables_of_one_name_are_told(fake: FakeHub, tmp_path: Path) -> None:
+    data = written(tmp_path / "org--set" / "a.parquet", 0, 4).read_bytes()
+    fake.add("org/set", {"a.parquet": data})
+    source = opened("hf://org/set", tmp_path / "org--set")
+    assert [shard.name for shard in listed(source)] == ["org--set/a.parquet"]
+    (left,) = source.left_out.things
+    assert left.grave
+    assert left.reason == "would have the name of another table, org--set/a.parquet"

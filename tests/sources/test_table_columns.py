@@ -96,6 +96,16 @@ def test_columns_are_as_json_has_them() -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+def test_times_are_to_the_microsecond_and_need_no_pandas() -> None:
+    kinds = (pa.timestamp("ns", "UTC"), pa.timestamp("ns"), pa.duration("ns"), pa.time64("ns"))
+    table = pa.table({"image": [b"x"], **{str(at): pa.array([1_000_001_999], kind) for at, kind in enumerate(kinds)}})
+    (batch,) = table.to_batches()
+    assert cells_of(batch, 0, choose(table.schema, Wanted())) == {
+        "0": "1970-01-01T00:00:01.000001+00:00", "1": "1970-01-01T00:00:01.000001",
+        "2": 1.000001, "3": "00:00:01.000001",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("column", "words"),
     [

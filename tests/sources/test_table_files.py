@@ -1,0 +1,32 @@
+"""Files that tables are read from, while somebody writes to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sources.tables_rig import listed, numbers, opened, png, read, table
+
+from cfbus.sources.table_files import DiskBytes
+
+
+def test_a_table_that_is_written_over_while_it_is_read_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(first: int) -> dict[str, Any]:
+        return {"image": [png(first + row) + bytes(40_000) for row in range(20)], "row": list(range(20))}
+
+    path = table(tmp_path / "a.parquet", rows(0), compression="none")
+    other = table(tmp_path / "b.parquet", rows(100), compression="none").read_bytes()
+    source = opened(path)
+    (shard,) = listed(source)
+    assert numbers([read(source, shard, 0)]) == [0]
+    real = DiskBytes.read
+
+    def written_over(self: DiskBytes, start: int, size: int) -> bytes:
+        path.write_bytes(other)
+        return real(self, start, size)
+
+    monkeypatch.setattr(DiskBytes, "read", written_over)
+    assert numbers([read(source, shard, row) for row in (8, 9)]) == ["changed/worker"] * 2
