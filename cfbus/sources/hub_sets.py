@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from cfbus.errors import SourceError
+from cfbus.logs import display
 from cfbus.sources.base import Known, LeftOut, ListedShard, ReadError, ReadReason, shard_name
 from cfbus.sources.hub import Hub, HubAddress, HubError, HubFile, is_commit
 from cfbus.sources.list_locators import RowLocator
@@ -83,9 +84,7 @@ class HubSet:
         self._seen = list(sizes)
         named = [path for path in sizes if path.lower().endswith(TABLE_SUFFIX)]
         for path in self._selected(named, origin) if named else ():
-            problem = _path_problem(path)
-            if problem:
-                left_out.add(f"{self.shown}/{path}"[:1000], problem, grave=True)
+            if not self._can_be_told(path, left_out):
                 continue
             opened = partial(HubBytes, sizes[path], partial(self._hub.read, path, origin.commit))
             yield TableAt(self._label, f"{self._label}/{path}", f"{self.shown}/{path}", origin, opened)
@@ -127,7 +126,7 @@ class HubSet:
         fresh = [
             path
             for path in self._selected(paths, origin)
-            if len(path.encode()) <= MAX_PATH_BYTES and not known.contains(self._label, path)
+            if not known.contains(self._label, path) and self._can_be_told(path, left_out)
         ]
         number = known.next_number(self._label)
         for at in range(0, len(fresh), self._shard_items):
@@ -135,6 +134,13 @@ class HubSet:
             locators = [PictureAt(RowLocator(path, metadata.of(path)), origin).pack() for path in keys]
             yield ListedShard(shard_name(self._label, number), keys, locators)
             number += 1
+
+    def _can_be_told(self, path: str, left_out: LeftOut) -> bool:
+        """Whether a path can be a key; told where it cannot."""
+        problem = _path_problem(path)
+        if problem:
+            left_out.add(display(f"{self.shown}/{path}", 1000), problem, grave=True)
+        return not problem
 
     def _metadata(self, files: list[HubFile], origin: Origin, left_out: LeftOut) -> Metadata:
         metadata = Metadata()

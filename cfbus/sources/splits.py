@@ -30,6 +30,8 @@ _WORDS: Final = {
 }
 _CANONICAL: Final = {word: split for split, words in _WORDS.items() for word in words}
 _MAX_PATTERNS: Final = 10_000
+_MAX_DEPTH: Final = 3
+"""A list of splits, each a list of patterns."""
 
 
 def selected(paths: Sequence[str], card: Mapping[str, Any], config: str, split: str, where: str) -> list[str]:
@@ -127,18 +129,20 @@ def _by_card(config: Mapping[str, Any], paths: Sequence[str]) -> Iterator[tuple[
         yield from ((path, split or split_of(path)) for path in inside if matches(path, whole))
 
 
-def _patterns(said: object, split: str = "") -> Iterator[tuple[str, str]]:
+def _patterns(said: object, split: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
     match said:
         case str():
             yield split, said[:500]
+        case _ if depth == _MAX_DEPTH:
+            return
         case Mapping() if "split" in said or "path" in said:
-            yield from _patterns(said.get("path", ""), str(said.get("split", "")))
+            yield from _patterns(said.get("path", ""), str(said.get("split", "")), depth + 1)
         case Mapping():
             for name, each in said.items():
-                yield from _patterns(each, str(name))
+                yield from _patterns(each, str(name), depth + 1)
         case list():
             for each in said:
-                yield from _patterns(each, split) if not isinstance(each, list) else ()
+                yield from _patterns(each, split, depth + 1)
 
 
 # -- by folders

@@ -196,6 +196,16 @@ def test_pictures_of_a_dataset_have_the_columns_beside_them(fake: FakeHub) -> No
     assert listed(source, Listed(shards)) == []
 
 
+def test_pictures_whose_names_cannot_be_told_are_left_out_and_told(fake: FakeHub) -> None:
+    fake.add("org/set", {"a.png": png(0), f"{'x' * 400}.png": png(1), "b\x1b[2J.png": png(2)})
+    source = opened("hf://org/set")
+    assert [shard.keys for shard in listed(source)] == [["a.png"]]
+    assert [(thing.reason, thing.grave) for thing in source.left_out.things] == [
+        ("its name has characters that cannot be shown", True),
+        ("its name has more than 400 bytes", True),
+    ]
+
+
 def test_images_beside_a_table_come_from_the_same_commit(fake: FakeHub, tmp_path: Path) -> None:
     own = "hf://datasets/org/set"
     paths = [

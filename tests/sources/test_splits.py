@@ -113,3 +113,12 @@ def test_what_is_selected(card: dict[str, Any], config: str, split: str, found: 
 def test_what_is_not_there_is_said(card: dict[str, Any], config: str, split: str, words: str) -> None:
     with pytest.raises(SourceError, match=words):
         selected(PATHS, card, config, split, "the set")
+
+
+def test_a_card_of_any_depth_is_no_crash() -> None:
+    for wrap in (lambda inner: {"a": inner}, lambda inner: [inner], lambda inner: {"path": inner}):
+        files: object = "a.parquet"
+        for _ in range(5000):
+            files = wrap(files)
+        card = {"configs": [{"config_name": "a", "data_files": files}]}
+        assert selected(["a.parquet"], card, "", "", "set") == []
