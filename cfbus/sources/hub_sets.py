@@ -100,7 +100,7 @@ class HubSet:
     def _origin(self, known: Known) -> Origin:
         """What was listed already, unless another revision is wanted now."""
         revision = self._address.revision
-        locator = known.first(f"{self._label}/") or known.first(f"{self._label}-")
+        locator = known.first(f"{self._label}/") or known.first(shard_name(self._label, 0))
         try:
             listed = unpack(locator).origin if locator else Origin()
         except ValueError:

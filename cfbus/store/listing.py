@@ -115,6 +115,7 @@ class Known:
             if dash and number.isdecimal():
                 self._shards.setdefault(label, {})[int(number)] = shard.number
                 self._items[label] = self._items.get(label, 0) + shard.length
+        self._sorted = sorted(self._names)
 
     def lists(self, shard: str) -> bool:
         """Whether there is a shard of this name."""
@@ -148,10 +149,10 @@ class Known:
 
     def first(self, start: str) -> bytes:
         """The locator of the first item of a shard whose name starts so; nothing where none does."""
-        number = next((number for name, number in self._names.items() if name.startswith(start)), None)
-        if number is None:
+        at = bisect_left(self._sorted, start)
+        if at == len(self._sorted) or not self._sorted[at].startswith(start):
             return b""
-        locators = listing_column(self._store, number, "locator")
+        locators = listing_column(self._store, self._names[self._sorted[at]], "locator")
         return locators[0].as_py() if len(locators) else b""
 
     def _load(self, label: str) -> tuple[memoryview, npt.NDArray[np.uint64]]:

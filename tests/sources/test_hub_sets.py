@@ -83,6 +83,13 @@ def test_the_commit_of_the_first_listing_is_kept_to(two: FakeHub, tmp_path: Path
     assert two.times("/revision/") == 0
 
 
+def test_the_commit_of_another_dataset_whose_name_goes_on_is_not_taken(two: FakeHub, tmp_path: Path) -> None:
+    two.add("org/set-more", {"a.parquet": parquet(tmp_path, 60, 4)}, SECOND)
+    other = listed(opened("hf://org/set-more"))
+    (first, _) = listed(opened("hf://org/set", split="train"), Listed(other))
+    assert unpack(first.locators[0]).origin.commit == FIRST
+
+
 def test_a_worker_reads_only_the_dataset_that_it_names(two: FakeHub) -> None:
     (shard, _) = listed(opened("hf://org/set", split="train"))
     place = unpack(shard.locators[0])
