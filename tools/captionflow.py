@@ -157,7 +157,7 @@ def _paths(value: Value, done: Conversion) -> Changed:
         return Changed({}, why, Fate.LATER)
     folder = _folder(value)
     if source == "huggingface" and isinstance(value, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", value):
-        of_the_hub = {"dataset.paths": [f"hf://{value}"], "dataset.source": source}
+        of_the_hub: dict[str, Value] = {"dataset.paths": [f"hf://{value}"], "dataset.source": source}
         return Changed(of_the_hub, "Of the hub; its rows are read by ranges.")
     if folder is None:
         return Changed({"dataset.paths": value})
