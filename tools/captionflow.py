@@ -19,19 +19,18 @@ from typing import get_args
 from urllib.parse import urlsplit
 
 from cfbus.config import SCHEMA
-from cfbus.config_dataset import ONLY_FOR, Dataset
+from cfbus.config_dataset import Dataset
 from cfbus.config_file import KeyPath, Tree, Value, absolute, dotted, dump_value, read_file
 from cfbus.config_overlay import Option
 from cfbus.config_sections import Broker, Worker
 from cfbus.errors import ConfigError, UsageError
 from cfbus.logs import display
 from cfbus.tools import captionflow_stages
-from cfbus.tools.captionflow_keys import COMPONENTS, ROWS, SOURCES, Fate, Row, is_section, keys_below, row_of
+from cfbus.tools.captionflow_keys import COMPONENTS, HUB_KEYS, SOURCES, Fate, Row, is_section, keys_below, row_of
 
 OURS = ("broker", "captions", "writer")
 """Sections that only a configuration of ours has."""
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -144,12 +143,6 @@ def _kind(done: Conversion) -> tuple[str, str]:
     return (source, more) if not source or source in AVAILABLE else ("", f"{kind} datasets")
 
 
-def _unsaid_source(done: Conversion) -> Mapping[str, Value]:
-    """The source, where their file has no kind: there it was a dataset of the hub then."""
-    said = done.dataset.get("processor_type") or done.dataset.get("type")
-    return {} if said else {"dataset.source": _kind(done)[0]}
-
-
 def _source(_value: Value, done: Conversion) -> Changed:
     source, more = _kind(done)
     if source:
@@ -163,23 +156,21 @@ def _paths(value: Value, done: Conversion) -> Changed:
         why = f"A source for {more} is not here yet. If you have the images in folders: dataset.paths."
         return Changed({}, why, Fate.LATER)
     folder = _folder(value)
+    if source == "huggingface" and isinstance(value, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", value):
+        of_the_hub: dict[str, Value] = {"dataset.paths": [f"hf://{value}"], "dataset.source": source}
+        return Changed(of_the_hub, "Of the hub; its rows are read by ranges.")
     if folder is None:
         return Changed({"dataset.paths": value})
-    if source == "huggingface" and _HUB_ID.fullmatch(str(value)) and not folder.exists():
-        why = "A dataset of the hub is named with hf:// before it. Workers read it there themselves."
-        return Changed({"dataset.paths": [f"hf://{value}"], **_unsaid_source(done)}, why)
     if not folder.is_dir():
         done.notes.append(f"There is no folder {display(str(folder), 200)} on this machine: correct dataset.paths.")
-    return Changed({"dataset.paths": [str(folder / more)], **_unsaid_source(done)})
+    return Changed({"dataset.paths": [str(folder / more)]})
 
 
-def _of_tables(key: str) -> Callable[[Value, Conversion], Changed]:
-    """A key that only some sources have here."""
-
+def _of_the_hub(ours: str) -> Callable[[Value, Conversion], Changed]:
     def change(value: Value, done: Conversion) -> Changed:
-        if _kind(done)[0] in ONLY_FOR[key]:
-            return Changed({f"dataset.{key}": value, **_unsaid_source(done)})
-        return Changed({}, "Datasets of this kind have no such thing.", Fate.OBSOLETE)
+        if _kind(done)[0] != "huggingface" or not value:
+            return Changed({}, "It counts for datasets of the Hugging Face hub only.", Fate.OBSOLETE)
+        return Changed({f"dataset.{ours}": value, "dataset.source": "huggingface"})
 
     return change
 
@@ -242,11 +233,7 @@ CHANGES: Mapping[str, Callable[[Value, Conversion], Changed]] = {
     "orchestrator.dataset.type": _source,
     "orchestrator.dataset.dataset_path": _paths,
     "orchestrator.dataset.path": _paths,
-    **{
-        row.key: _of_tables(row.ours.removeprefix("dataset."))
-        for row in ROWS.values()
-        if row.key.startswith("orchestrator.dataset.") and row.ours.removeprefix("dataset.") in ONLY_FOR
-    },
+    **{f"orchestrator.dataset.{theirs}": _of_the_hub(ours) for theirs, ours in HUB_KEYS.items()},
     "orchestrator.vllm.batch_size": _batch,
     "orchestrator.vllm.stages": _stages,
     "orchestrator.vllm.inference_prompts": _prompts,
@@ -379,8 +366,13 @@ def _line(done: Conversion, place: KeyPath) -> str:
 def report(done: Conversion) -> Iterator[str]:
     """What became of every key in the file, as lines for people."""
     yield f"From {display(str(done.path), 200)}:"
-    for fate, title in TITLES.items():
-        yield from _listed(title, [each for each in done.told if each.fate is fate])
+    yield from _listed("Kept", [each for each in done.told if each.fate is Fate.SAME])
+    yield from _listed("Changed", [each for each in done.told if each.fate is Fate.MAPPED])
+    yield from _listed(
+        "Not carried over, and nothing is missing", [each for each in done.told if each.fate is Fate.OBSOLETE]
+    )
+    yield from _listed("Not here yet", [each for each in done.told if each.fate is Fate.LATER])
+    yield from _listed("Not known as keys of CaptionFlow", [each for each in done.told if each.fate is None])
     if done.notes:
         yield "What to look at:"
         yield from (f"  {note}" for note in done.notes)

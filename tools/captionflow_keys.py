@@ -91,6 +91,11 @@ _BATCH = (
     "No image waits for a batch here: the number says how many are in flight. It is carried over where it is above the"
     " default.",
 )
+HUB_KEYS = {
+    "dataset_config": "hub_config", "dataset_split": "split", "split": "split", "dataset_image_column": "image_column",
+    "image_column": "image_column", "dataset_url_column": "url_column", "url_column": "url_column",
+}  # fmt: skip
+"""Keys of a dataset that count there, and here, only for those of the hub."""
 _MAPPED: dict[str, tuple[str, str]] = {
     "orchestrator.dataset.processor_type": ("dataset.source", "See the kinds of datasets."),
     "orchestrator.dataset.type": ("dataset.source", "The older name of processor_type."),
@@ -99,20 +104,11 @@ _MAPPED: dict[str, tuple[str, str]] = {
         "Workers read the images themselves, so each must see them under the path in its configuration.",
     ),
     "orchestrator.dataset.path": ("dataset.paths", "The older name of dataset_path."),
-    "orchestrator.dataset.follow_symlinks": ("dataset.follow_links", ""),
     **{
-        f"orchestrator.dataset.{theirs}": (
-            f"dataset.{ours}",
-            "Where the dataset is of the Hugging Face hub, or like one.",
-        )
-        for ours, names in (
-            ("hub_config", "dataset_config"),
-            ("split", "dataset_split split"),
-            ("image_column", "dataset_image_column image_column"),
-            ("url_column", "dataset_url_column url_column"),
-        )
-        for theirs in names.split()
+        f"orchestrator.dataset.{theirs}": (f"dataset.{ours}", "For datasets of the Hugging Face hub.")
+        for theirs, ours in HUB_KEYS.items()
     },
+    "orchestrator.dataset.follow_symlinks": ("dataset.follow_links", ""),
     "orchestrator.vllm.batch_size": _BATCH,
     "orchestrator.vllm.disable_mm_preprocessor_cache": (
         "vllm.mm_processor_cache_gb",

@@ -252,7 +252,12 @@ class FolderSource:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
                 raise ReadError(ReadReason.UNREADABLE, "It is not a regular file.", "item")
-            return self._contents(file, status.st_size)
+            data = self._contents(file, status.st_size)
+            after = os.fstat(file)
+            if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+                # Half of one picture and half of another is no picture; the next attempt reads the new one.
+                raise ReadError(ReadReason.CHANGED, "The file was written to while it was read.", "network")
+            return data
 
     def _contents(self, file: int, size: int) -> bytes:
         """All bytes up to the limit, whatever size the file claimed to have; none of one that claims too much."""

@@ -22,13 +22,8 @@ def open_source(dataset: Dataset) -> Source:
         return ScriptedSource(dataset.items, dataset.shard_items)
     local = tuple(path for path in dataset.paths if isinstance(path, Path))
     if dataset.source == "webdataset":
-        away = next((path for path in dataset.paths if isinstance(path, str)), None)
-        if away is not None:
-            raise SourceError(
-                f"dataset.paths: {display(away, 200)} is no tar on this machine.",
-                "Tars are read from disks and mounts only: mount the bucket, or download them first.",
-            )
-        return TarSource(local, image=dataset.image_column, follow_links=dataset.follow_links)
+        away_tars = [path for path in dataset.paths if isinstance(path, str)]
+        return TarSource(local, away_tars, image=dataset.image_column, follow_links=dataset.follow_links)
     if dataset.source == "huggingface":
         wanted = Wanted(dataset.image_column, dataset.url_column, dataset.key_column)
         return HuggingFaceSource(

@@ -77,7 +77,7 @@ class Patterns:
                 if path in seen:
                     continue
                 name = f"{pattern.label}/{os.path.relpath(path, pattern.root)}"
-                problem = _name_problem(name)
+                problem = name_problem(name)
                 if problem:
                     left_out.add(shown(os.fsencode(path)), problem, grave=True)
                     continue
@@ -87,7 +87,7 @@ class Patterns:
                 yield Found(name, Path(path))
 
     def _expanded(self, given: str, left_out: LeftOut) -> Iterator[str]:
-        for one in [given] if os.path.lexists(given) else islice(_braces(given), MAX_FILES + 1):
+        for one in [given] if os.path.lexists(given) else islice(braces_in(given), MAX_FILES + 1):
             if os.path.isdir(one):  # noqa: PTH112 - never raises
                 yield from self._in_folder(one, left_out)
             elif glob.has_magic(one) and not os.path.lexists(one):
@@ -141,7 +141,8 @@ def _root(pattern: str) -> str:
     return pattern if os.path.isdir(pattern) else os.path.dirname(pattern)  # noqa: PTH112, PTH120
 
 
-def _braces(pattern: str) -> Iterator[str]:
+def braces_in(pattern: str) -> Iterator[str]:
+    """What the braces of a pattern stand for. Raises SourceError."""
     # The library makes all numbers of a range at once, so they are counted first.
     for first, last in _RANGE.findall(pattern):
         if len(first) + len(last) > 30 or abs(int(last) - int(first)) >= MAX_FILES:
@@ -155,7 +156,8 @@ def _braces(pattern: str) -> Iterator[str]:
         ) from None
 
 
-def _name_problem(name: str) -> str:
+def name_problem(name: str) -> str:
+    """Why this cannot be a shard's name, as the end of a sentence; empty when it can."""
     try:
         size = len(name.encode())
     except UnicodeEncodeError:

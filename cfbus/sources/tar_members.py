@@ -78,15 +78,22 @@ def is_gzip(start: bytes) -> bool:
 def members(path: Path) -> Iterator[Member]:
     """All members but folders, in their order. Raises BadTarError, OSError."""
     with path.open("rb", buffering=WALK_BYTES) as file:
-        start = file.read(BLOCK)
-        _check_start(start)
-        size = file.seek(0, 2)
-        file.seek(0)
-        if is_gzip(start):
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                yield from _walk(cast(IO[bytes], unpacked), GZIP_FREE_BYTES + GZIP_RATIO * size, packed=True)
-        else:
-            yield from _walk(file, size, packed=False)
+        yield from members_of(file)
+
+
+def members_of(file: IO[bytes], *, packed: bool = True) -> Iterator[Member]:
+    """The same of an open file that can be sought in; without ``packed``, gzip is refused."""
+    start = file.read(BLOCK)
+    _check_start(start)
+    size = file.seek(0, 2)
+    file.seek(0)
+    if not is_gzip(start):
+        yield from _walk(file, size, packed=False)
+    elif packed:
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            yield from _walk(cast(IO[bytes], unpacked), GZIP_FREE_BYTES + GZIP_RATIO * size, packed=True)
+    else:
+        raise BadTarError("it is packed by gzip, and such a tar is read from disks only")
 
 
 def _check_start(start: bytes) -> None:

@@ -12,17 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cfbus import config
-from cfbus.config_dataset import ONLY_FOR
 from cfbus.errors import ConfigError, UsageError
 from cfbus.tools import captionflow, init
-from cfbus.tools.captionflow_keys import COMPONENTS, ROWS, SOURCES, Fate
+from cfbus.tools.captionflow_keys import COMPONENTS, HUB_KEYS, ROWS, SOURCES, Fate
 
 SECRET = "worker-alpha-2024"
 
 VALUES: dict[str, Any] = {
     "broker.host": "0.0.0.0", "broker.port": 8765, "broker.chunk_size": 500, "dataset.name": "007",
     "dataset.source": "local_filesystem", "dataset.paths": "pictures", "dataset.follow_links": True,
-    "dataset.hub_config": "no", "dataset.split": "007", "dataset.image_column": "no", "dataset.url_column": "links",
     "storage.data_dir": "fresh", "vllm.model": "a/b", "vllm.revision": "main", "vllm.dtype": "half",
     "vllm.tensor_parallel_size": 2, "vllm.gpu_memory_utilization": 0.5, "vllm.max_model_len": 4096,
     "vllm.max_num_seqs": 32, "vllm.enforce_eager": True, "vllm.limit_mm_per_prompt": {"image": 2},
@@ -33,6 +31,8 @@ VALUES: dict[str, Any] = {
     "vllm.*": {"level": [1, "no"]}, "worker.name": "007", "worker.gpu_id": 1, "worker.concurrency": 512,
     "vllm.mm_processor_cache_gb": True, "worker.server": "wss://bus.example.org:8765",
     "admin.server": "ws://127.0.0.1:8765",
+    "dataset.hub_config": "small", "dataset.split": "train", "dataset.image_column": "picture",
+    "dataset.url_column": "link",
     "captions.stages": [{"name": "see", "prompts": ["no"], "output_field": "caption"},
                         {"name": "sum", "prompts": ["007 {caption}"], "requires": ["see"]}],
 }  # fmt: skip
@@ -75,8 +75,8 @@ def file_of(keys: list[str]) -> str:
 
 @pytest.mark.parametrize("key", ROWS)
 def test_every_key_is_handled(key: str) -> None:
-    of_tables = ROWS[key].ours.removeprefix("dataset.") in ONLY_FOR
-    needs = ["orchestrator.dataset.type"] if key.startswith("orchestrator.dataset.") and not of_tables else []
+    of_the_hub = key.rpartition(".")[2] in HUB_KEYS
+    needs = ["orchestrator.dataset.type"] if key.startswith("orchestrator.dataset.") and not of_the_hub else []
     done = converted(file_of([*needs, key]))
     told = next(each for each in done.told if each.key == key.replace("*", "other"))
     assert told.fate is ROWS[key].fate
@@ -214,19 +214,16 @@ def test_kinds_of_datasets(kind: str) -> None:
         assert all("not here yet" in each.why for each in done.told)
 
 
-def test_a_dataset_of_the_hub_with_its_columns() -> None:
-    keys = "dataset_path: org/some-set, dataset_config: small, dataset_split: train, dataset_image_column: jpg"
-    for kind in ("", "processor_type: huggingface_datasets, "):
-        dataset = loaded(converted(f"orchestrator: {{dataset: {{{kind}{keys}}}}}")).dataset
-        assert (dataset.source, dataset.paths) == ("huggingface", ("hf://org/some-set",))
-        assert (dataset.hub_config, dataset.split, dataset.image_column) == ("small", "train", "jpg")
-    # A folder of that name is taken for one; what a folder of pictures does not have is not carried over.
-    Path("org/some-set").mkdir(parents=True)
-    here = loaded(converted("orchestrator: {dataset: {path: org/some-set}}")).dataset
-    assert (here.source, here.paths) == ("huggingface", (Path.cwd() / "org/some-set",))
-    done = converted("orchestrator: {dataset: {type: local, path: pictures, split: train}}")
-    assert loaded(done).dataset.split == ""
-    assert done.told[-1].fate is Fate.OBSOLETE
+def test_a_dataset_of_the_hub() -> None:
+    text = (
+        "orchestrator: {dataset: {processor_type: huggingface_datasets, dataset_path: org/set, dataset_config: small,"
+        " dataset_split: train, dataset_image_column: picture}}"
+    )
+    settings = loaded(converted(text)).dataset
+    assert (settings.source, settings.paths) == ("huggingface", ("hf://org/set",))
+    assert (settings.hub_config, settings.split, settings.image_column) == ("small", "train", "picture")
+    other = converted("orchestrator: {dataset: {type: local, path: pictures, split: train}}")
+    assert loaded(other).dataset.split == ""
 
 
 def test_a_folder_of_images_that_is_not_here_is_told() -> None:
