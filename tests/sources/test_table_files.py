@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sources.tables_rig import listed, numbers, opened, png, read, table
 
+from cfbus.sources.base import ReadError
 from cfbus.sources.table_files import DiskBytes
 
 
@@ -30,3 +31,14 @@ def test_a_table_that_is_written_over_while_it_is_read_is_noticed(
 
     monkeypatch.setattr(DiskBytes, "read", written_over)
     assert numbers([read(source, shard, row) for row in (8, 9)]) == ["changed/worker"] * 2
+
+
+def test_bytes_that_are_not_there_are_a_change_and_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 100)
+    file = DiskBytes(path)
+    assert file.read(90, 10) == b"x" * 10
+    with pytest.raises(ReadError) as caught:
+        file.read(90, 11)
+    assert (caught.value.reason, caught.value.fault) == ("changed", "worker")
+    file.close()
