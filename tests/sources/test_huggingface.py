@@ -190,17 +190,6 @@ def test_a_table_that_changes_is_noticed_and_nothing_is_mixed(tmp_path: Path, ho
     assert set(numbers(everything(opened(path), [shard]))) == {"changed/worker"}
 
 
-def test_a_table_of_the_same_size_is_told_from_the_one_that_was_listed(tmp_path: Path) -> None:
-    plain = {"compression": "none", "use_dictionary": False}
-    path = table(tmp_path / "a.parquet", {"image": [b"aaaa", b"bbbb"]}, **plain)
-    (shard,) = listed(opened(path))
-    size = path.stat().st_size
-    assert table(path, {"image": [b"cccc", b"dddd"]}, **plain).stat().st_size == size
-    assert [str(one) for one in everything(opened(path), [shard])] == [
-        "changed: The table is not the one that was listed."
-    ] * 2
-
-
 def test_a_table_of_another_schema_is_left_out_with_its_column(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     written(folder / "a.parquet", 0, 4)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sources.tables_rig import listed, numbers, opened, png, read, table
+from sources.tables_rig import everything, listed, numbers, opened, png, read, table
 
 from cfbus.sources.base import ReadError
 from cfbus.sources.table_files import DiskBytes
@@ -42,3 +42,14 @@ def test_bytes_that_are_not_there_are_a_change_and_no_end(tmp_path: Path) -> Non
         file.read(90, 11)
     assert (caught.value.reason, caught.value.fault) == ("changed", "worker")
     file.close()
+
+
+def test_a_table_of_the_same_size_is_told_from_the_one_that_was_listed(tmp_path: Path) -> None:
+    plain: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+    path = table(tmp_path / "a.parquet", {"image": [b"aaaa", b"bbbb"]}, **plain)
+    (shard,) = listed(opened(path))
+    size = path.stat().st_size
+    assert table(path, {"image": [b"cccc", b"dddd"]}, **plain).stat().st_size == size
+    assert [str(one) for one in everything(opened(path), [shard])] == [
+        "changed: The table is not the one that was listed."
+    ] * 2
