@@ -11,6 +11,7 @@ from cfbus.sources.base import Source
 from cfbus.sources.folder import FolderSource
 from cfbus.sources.hub import SCHEME, HubPlaces
 from cfbus.sources.huggingface import HuggingFaceSource, LocalPlaces, Places
+from cfbus.sources.remote_files import RemoteFiles
 from cfbus.sources.scripted import ScriptedSource
 from cfbus.sources.tars import TarSource
 from cfbus.sources.url_lists import UrlSource
@@ -22,13 +23,12 @@ def open_source(dataset: Dataset) -> Source:
         return ScriptedSource(dataset.items, dataset.shard_items)
     local = tuple(path for path in dataset.paths if isinstance(path, Path))
     if dataset.source == "webdataset":
-        away = next((path for path in dataset.paths if isinstance(path, str)), None)
-        if away is not None:
-            raise SourceError(
-                f"dataset.paths: {display(away, 200)} is no tar on this machine.",
-                "Tars are read from disks and mounts only: mount the bucket, or download them first.",
-            )
-        return TarSource(local, image=dataset.image_column, follow_links=dataset.follow_links)
+        return TarSource(
+            dataset.paths,
+            image=dataset.image_column,
+            follow_links=dataset.follow_links,
+            remote=RemoteFiles(dataset.downloads),
+        )
     if dataset.source == "huggingface":
         return _hugging_face(dataset, local)
     if dataset.source == "urls":

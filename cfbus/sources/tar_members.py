@@ -78,15 +78,20 @@ def is_gzip(start: bytes) -> bool:
 def members(path: Path) -> Iterator[Member]:
     """All members but folders, in their order. Raises BadTarError, OSError."""
     with path.open("rb", buffering=WALK_BYTES) as file:
-        start = file.read(BLOCK)
-        _check_start(start)
-        size = file.seek(0, 2)
-        file.seek(0)
-        if is_gzip(start):
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                yield from _walk(cast(IO[bytes], unpacked), GZIP_FREE_BYTES + GZIP_RATIO * size, packed=True)
-        else:
-            yield from _walk(file, size, packed=False)
+        yield from members_of(file)
+
+
+def members_of(file: IO[bytes]) -> Iterator[Member]:
+    """All members of an open file but folders, in their order. Raises BadTarError, and what the file raises."""
+    start = file.read(BLOCK)
+    _check_start(start)
+    size = file.seek(0, 2)
+    file.seek(0)
+    if is_gzip(start):
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            yield from _walk(cast(IO[bytes], unpacked), GZIP_FREE_BYTES + GZIP_RATIO * size, packed=True)
+    else:
+        yield from _walk(file, size, packed=False)
 
 
 def _check_start(start: bytes) -> None:
