@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from cfbus.sources import folder
 from cfbus.sources.base import Item, NothingKnown, ReadError
 from cfbus.sources.folder import FolderSource
 
@@ -31,7 +30,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytes
             os.utime(picture, ns=(0, 10**18 + 1))
         return data
 
-    monkeypatch.setattr(folder.os, "read", late)
+    monkeypatch.setattr(os, "read", late)
     if change == "stays":
         assert source.read(shard.name, Item(0, "a.jpg", b"")).data == b"x" * 100
         return
