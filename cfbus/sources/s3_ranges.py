@@ -24,6 +24,7 @@ from cfbus.sources.base import ReadError, ReadReason
 from cfbus.sources.remote_files import MIN_RATE, Piece, changed, shown_url
 
 if TYPE_CHECKING:
+    from obstore import GetOptions
     from obstore.store import S3Store
 
 MAX_BUCKETS: Final = 100
@@ -59,9 +60,10 @@ class S3Ranges:
         """See `Ranges.get`."""
         bucket, key = _parts(address)
         try:
-            answer = self._library.get(
-                self._store(bucket), key, options={"range": (offset, offset + size), "if_match": version or None}
-            )
+            options: GetOptions = {"range": (offset, offset + size)}
+            if version:
+                options["if_match"] = version
+            answer = self._library.get(self._store(bucket), key, options=options)
             data = bytes(answer.bytes())
         except self._errors as error:
             if offset == 0 and _status(error) == 416:
@@ -137,7 +139,7 @@ def _raise(error: Exception, address: str) -> NoReturn:
     kind, text = type(error).__name__, str(error).lower()
     if status == 412 or status == 416 or kind == "PreconditionError":
         raise changed(address) from None
-    if status == 301:
+    if status == 301 or "incorrectly configured region" in text:
         detail = f"{where}: the bucket is in another region; set AWS_REGION."
         raise ReadError(ReadReason.BAD_ANSWER, detail, "worker") from None
     if status >= 500 or status in _PASSING:
