@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from cfbus.config_downloads import Downloading
+from cfbus.config_types import shown_url
 from cfbus.errors import SourceError
 from cfbus.sources.addresses import PassingError, Resolve, resolve_by_system
 from cfbus.sources.base import ReadError, ReadReason
 from cfbus.sources.downloads import MOVED, refused
-from cfbus.sources.remote_files import MIN_RATE, Piece, changed, deadline, shown_url
+from cfbus.sources.remote_files import MIN_RATE, Piece, changed, deadline
 
 if TYPE_CHECKING:
     from httpx2 import URL

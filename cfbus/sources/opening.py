@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cfbus.config_dataset import Dataset
+from cfbus.config_types import shown_url
 from cfbus.errors import SourceError
-from cfbus.logs import display
 from cfbus.sources.base import Source
 from cfbus.sources.folder import FolderSource
 from cfbus.sources.hub import SCHEME, HubPlaces
@@ -48,7 +48,7 @@ def _hugging_face(dataset: Dataset, local: tuple[Path, ...]) -> HuggingFaceSourc
     strange = next((path for path in away if not path.startswith(SCHEME)), None)
     if strange is not None:
         raise SourceError(
-            f"dataset.paths: {display(strange, 200)} is not of the hub.",
+            f"dataset.paths: {shown_url(strange)} is not of the hub.",
             "Write hf://NAME/SET, or download the file first.",
         )
     own = {"config": dataset.hub_config, "split": dataset.split, "revision": dataset.revision}
@@ -69,6 +69,6 @@ def _lists(dataset: Dataset) -> list[Path]:
     away = next((path for path in dataset.paths if not isinstance(path, Path)), None)
     if away is not None:
         raise SourceError(
-            f"dataset.paths: the list {display(away, 200)} is no file here.", "Download it first, then name the file."
+            f"dataset.paths: the list {shown_url(away)} is no file here.", "Download it first, then name the file."
         )
     return [path for path in dataset.paths if isinstance(path, Path)]

@@ -20,9 +20,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
-from urllib.parse import urlsplit
 
 from cfbus.config_downloads import Downloading
+from cfbus.config_types import shown_url
 from cfbus.errors import SourceError
 from cfbus.logs import display
 from cfbus.sources.addresses import PassingError
@@ -56,17 +56,6 @@ class Ranges(Protocol):
         """The addresses that begin with ``prefix``, sorted. Raises ReadError."""
 
     def close(self) -> None: ...
-
-
-def shown_url(address: str) -> str:
-    """An address for people and logs: without user, password, query and fragment."""
-    try:
-        parts = urlsplit(address)
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return display(address.partition("://")[0], 20) + "://…"
-    more = "?…" if parts.query else ""
-    return display(f"{parts.scheme.lower()}://{host}{parts.path}{more}", 500)
 
 
 class RemoteFile:

@@ -17,10 +17,11 @@ from itertools import islice
 from typing import Final
 from urllib.parse import urlsplit
 
+from cfbus.config_types import shown_url
 from cfbus.errors import SourceError
 from cfbus.sources.base import LeftOut, ReadError, free_label
 from cfbus.sources.patterns import MAX_FILES, TAR_SUFFIXES, expanded_braces, name_problem
-from cfbus.sources.remote_files import SCHEMES, RemoteFiles, shown_url
+from cfbus.sources.remote_files import SCHEMES, RemoteFiles
 
 _STAR: Final = re.compile(r"[*\[]|\?(?=[^=&]*$)")
 

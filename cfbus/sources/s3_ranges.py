@@ -18,10 +18,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from cfbus.config_downloads import Downloading
+from cfbus.config_types import shown_url
 from cfbus.errors import SourceError
 from cfbus.sources.addresses import PassingError
 from cfbus.sources.base import ReadError, ReadReason
-from cfbus.sources.remote_files import MIN_RATE, Piece, changed, shown_url
+from cfbus.sources.remote_files import MIN_RATE, Piece, changed
 
 if TYPE_CHECKING:
     from obstore import GetOptions

@@ -30,11 +30,12 @@ from pathlib import Path
 from typing import IO, Final, cast
 
 from cfbus.config_downloads import Downloading
+from cfbus.config_types import shown_url
 from cfbus.errors import SourceError
 from cfbus.sources.base import DISK_READERS, Content, Item, Known, LeftOut, ListedShard, ReadError, ReadReason, shown
 from cfbus.sources.columns import MAX_COLUMN_BYTES, ColumnError, columns_of
 from cfbus.sources.remote_blocks import SMALLEST_WINDOW, Forwards
-from cfbus.sources.remote_files import RemoteFiles, shown_url
+from cfbus.sources.remote_files import RemoteFiles
 from cfbus.sources.tar_files import OpenTar, Place, TarFiles, stamp_at, version_of
 from cfbus.sources.tar_members import BLOCK, WALK_BYTES, BadTarError, Member, members_of
 from cfbus.sources.tar_patterns import TarPatterns

@@ -16,11 +16,12 @@ from sources.remote_rig import Ranged
 from sources.web_rig import Asked, Page, WebServer, at, moved, raw, serving, status
 
 from cfbus.config_downloads import Downloading
+from cfbus.config_types import shown_url
 from cfbus.sources import http_ranges, remote_files
 from cfbus.sources.base import ReadError
 from cfbus.sources.http_ranges import HttpRanges
 from cfbus.sources.remote_blocks import Blocks, Forwards
-from cfbus.sources.remote_files import RemoteFiles, shown_url
+from cfbus.sources.remote_files import RemoteFiles
 
 DATA = bytes(range(256)) * 40
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sources.remote_rig import Bucket, Ranged, s3_environment, s3_server
 from sources.tar_rig import contents, items, make_tar
-from sources.web_rig import WebServer, serving, status
+from sources.web_rig import Page, WebServer, serving, status
 
 from cfbus.config_downloads import Downloading
 from cfbus.errors import SourceError
@@ -153,7 +153,11 @@ def test_an_object_that_is_replaced_is_reported_and_nothing_is_mixed(tmp_path: P
 
 
 def test_a_broken_server_does_not_keep_the_others_from_being_listed(tmp_path: Path) -> None:
-    pages = {"/a.tar": Ranged(tar(tmp_path, "a")), "/b.tar": status(500), "/c.tar": status(200, b"<html>")}
+    pages: dict[str, Page] = {
+        "/a.tar": Ranged(tar(tmp_path, "a")),
+        "/b.tar": status(500),
+        "/c.tar": status(200, b"<html>"),
+    }
     with serving(pages) as web:
         one = source(url(web, "{a,b,c}.tar"), make_tar(tmp_path / "l" / "d.tar", [("k.jpg", b"local")]))
         assert [shard.name for shard in listed(one)] == ["l/d.tar", "127.0.0.1/a.tar"]
