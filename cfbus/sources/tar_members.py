@@ -94,6 +94,15 @@ def members_of(file: IO[bytes]) -> Iterator[Member]:
         yield from _walk(file, size, packed=False)
 
 
+def is_header_of(header: bytes, name: str, size: int) -> bool:
+    """Whether this block is the header of a regular member of this size and name; capitals make no difference."""
+    try:
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except _PARSE_ERRORS:
+        return False
+    return info.isreg() and info.size == size and info.name.lower() == name.lower()
+
+
 def _check_start(start: bytes) -> None:
     if not start:
         raise BadTarError("it is empty")

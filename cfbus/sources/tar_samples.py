@@ -29,7 +29,7 @@ MAX_COLUMN_MEMBERS: Final = 32
 _NAME: Final = re.compile(rb"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META: Final = re.compile(rb"__[^/]*__($|/)")
 _PART: Final = struct.Struct("<QQIB")
-_WHOLE, _STAMPED, _BROKEN = b"w", b"s", b"b"
+_WHOLE, _STAMPED, _INDEXED, _BROKEN = b"w", b"s", b"i", b"b"
 STAMP_BYTES: Final = 8
 
 
@@ -47,18 +47,20 @@ class Part:
 class Locator:
     """An item's image and columns, or what is wrong with it (then there are no parts).
 
-    ``stamp`` says which version of the tar this is about, in eight bytes; empty where it does not say."""
+    ``stamp`` says which version of the tar this is about, in eight bytes; empty where it does not say. One that is
+    ``indexed`` comes from an index beside the tar: its headers' CRCs are not known."""
 
     parts: tuple[Part, ...] = ()
     reason: ReadReason | None = None
     detail: str = ""
     stamp: bytes = b""
+    indexed: bool = False
 
     def pack(self) -> bytes:
         """As bytes."""
         if self.reason is not None:
             return b"\0".join([_BROKEN + self.reason.encode(), self.detail.encode()])
-        packed = [_STAMPED + self.stamp if self.stamp else _WHOLE]
+        packed = [(_INDEXED if self.indexed else _STAMPED) + self.stamp if self.stamp else _WHOLE]
         for part in self.parts:
             name = part.suffix.encode()
             packed += [_PART.pack(part.offset, part.size, part.header_crc, len(name)), name]
@@ -70,10 +72,10 @@ class Locator:
         if packed[:1] == _BROKEN:
             reason, _, detail = packed[1:].partition(b"\0")
             return cls((), ReadReason(reason.decode()), detail.decode())
-        if packed[:1] not in (_WHOLE, _STAMPED):
+        if packed[:1] not in (_WHOLE, _STAMPED, _INDEXED):
             raise ValueError("no locator of a tar's item")
         parts: list[Part] = []
-        at = 1 + (STAMP_BYTES if packed[:1] == _STAMPED else 0)
+        at = 1 + (0 if packed[:1] == _WHOLE else STAMP_BYTES)
         stamp = packed[1:at]
         while at < len(packed):
             if len(parts) > MAX_COLUMN_MEMBERS or at + _PART.size > len(packed):
@@ -85,7 +87,7 @@ class Locator:
             parts.append(Part(packed[at - length : at].decode(), offset, size, crc))
         if not parts:
             raise ValueError("a locator without an image")
-        return cls(tuple(parts), stamp=stamp)
+        return cls(tuple(parts), stamp=stamp, indexed=packed[:1] == _INDEXED)
 
 
 @dataclass(slots=True)

@@ -37,7 +37,8 @@ from cfbus.sources.columns import MAX_COLUMN_BYTES, ColumnError, columns_of
 from cfbus.sources.remote_blocks import SMALLEST_WINDOW, Forwards
 from cfbus.sources.remote_files import RemoteFiles
 from cfbus.sources.tar_files import OpenTar, Place, TarFiles, stamp_at, version_of
-from cfbus.sources.tar_members import BLOCK, WALK_BYTES, BadTarError, Member, members_of
+from cfbus.sources.tar_index import indexed
+from cfbus.sources.tar_members import BLOCK, WALK_BYTES, BadTarError, Member, is_header_of, members_of
 from cfbus.sources.tar_patterns import TarPatterns
 from cfbus.sources.tar_samples import Locator, Part, Sampling
 
@@ -54,6 +55,15 @@ class _Listed:
     shard: ListedShard | None = None
     known: bool = False
     left_out: LeftOut = field(default_factory=LeftOut)
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """What a listing goes over: the members of one version of a tar, from the tar or from an index beside it."""
+
+    stamp: bytes
+    members: Iterator[Member]
+    indexed: bool = False
 
 
 class TarSource:
@@ -144,10 +154,10 @@ class TarSource:
         keys: list[str] = []
         locators: list[bytes] = []
         try:
-            with self._walk(place) as (stamp, found):
-                for key, locator in sampling.samples(found):
+            with self._walk(place) as walk:
+                for key, locator in sampling.samples(walk.members):
                     keys.append(key)
-                    locators.append(replace(locator, stamp=stamp).pack())
+                    locators.append(replace(locator, stamp=walk.stamp, indexed=walk.indexed).pack())
         except BadTarError as error:
             before = f" ({len(keys)} items were before that)" if keys else ""
             listed.left_out.add(where, f"{error}{before}", grave=True)
@@ -170,15 +180,17 @@ class TarSource:
         return listed
 
     @contextlib.contextmanager
-    def _walk(self, place: Place) -> Iterator[tuple[bytes, Iterator[Member]]]:
-        """The stamp of a tar, and its members; at the end it must still be the same tar."""
+    def _walk(self, place: Place) -> Iterator[_Walk]:
+        """The members of a tar; at the end it must still be the same tar."""
         if isinstance(place, str):
             remote = self._remote.open(place, SMALLEST_WINDOW)
-            yield remote.stamp, members_of(cast(IO[bytes], Forwards(remote)))
+            known = indexed(self._remote, place, remote)
+            walked = members_of(cast(IO[bytes], Forwards(remote))) if known is None else iter(known)
+            yield _Walk(remote.stamp, walked, indexed=known is not None)
             return
         with place.open("rb", buffering=WALK_BYTES) as file:
             status = os.fstat(file.fileno())
-            yield stamp_at(status), members_of(file)
+            yield _Walk(stamp_at(status), members_of(file))
             if version_of(os.fstat(file.fileno())) != version_of(status):
                 raise BadTarError("it was written to while it was listed")
 
@@ -201,7 +213,7 @@ class TarSource:
         if locator.reason is not None:
             raise ReadError(locator.reason, locator.detail, "item")
         try:
-            return self._content(self._opened(place, locator), locator)
+            return self._content(self._opened(place, locator), locator, item.key)
         except OSError as error:
             raise ReadError(
                 ReadReason.UNREADABLE, f"The tar cannot be read: {error.strerror or error}.", "worker"
@@ -231,12 +243,16 @@ class TarSource:
             raise _changed()
         return tar
 
-    def _content(self, tar: OpenTar, locator: Locator) -> Content:
+    def _content(self, tar: OpenTar, locator: Locator, key: str) -> Content:
         image, *others = locator.parts
         if image.size > self._max_file_bytes:
             detail = f"It has {image.size} bytes; the limit is {self._max_file_bytes}."
             raise ReadError(ReadReason.TOO_LARGE, detail, "item")
-        found = {part: _part(tar, part) for part in sorted(locator.parts, key=_place) if _fits(part, image)}
+        found = {
+            part: _part(tar, part, key if locator.indexed else "")
+            for part in sorted(locator.parts, key=_place)
+            if _fits(part, image)
+        }
         tar.check()
         columns: dict[str, object] = {}
         for part in others:
@@ -250,9 +266,13 @@ class TarSource:
         return Content(found[image], columns)
 
 
-def _part(tar: OpenTar, part: Part) -> bytes:
+def _part(tar: OpenTar, part: Part, key: str) -> bytes:
+    """A member. Its header must be the listed one; of a part from an index, with ``key``, it must be one like it."""
     data = tar.read(part.offset - BLOCK, BLOCK + part.size) if part.offset >= BLOCK else b""
-    if len(data) != BLOCK + part.size or zlib.crc32(data[:BLOCK]) != part.header_crc:
+    if len(data) != BLOCK + part.size:
+        raise _changed()
+    header = data[:BLOCK]
+    if not (is_header_of(header, f"{key}.{part.suffix}", part.size) if key else zlib.crc32(header) == part.header_crc):
         raise _changed()
     return data[BLOCK:]
 
