@@ -87,8 +87,9 @@ class Dataset(Section):
     paths: Annotated[tuple[Place, ...], BeforeValidator(_several), AfterValidator(_not_too_many)] = Field(
         default=(),
         description="What to caption: folders of pictures, with all folders in them; or tars, as patterns like"
-        " shards/*.tar and shard-{0000..0099}.tar, or folders that hold tars; a dataset of the Hugging Face hub"
-        " (hf://NAME/SET) or parquet files with images; lists of addresses (.csv, .jsonl, .parquet).",
+        " shards/*.tar and shard-{0000..0099}.tar, or folders that hold tars, on disks or behind https:// and s3://; a"
+        " dataset of the Hugging Face hub (hf://NAME/SET) or parquet files with images; lists of addresses (.csv,"
+        " .jsonl, .parquet).",
     )
     source: Kind = Field(
         default_factory=_source,

@@ -4,8 +4,8 @@ What it is for: `indexed`, the members of a tar by its ``.idx`` (DALI's wds2idx)
 What it must not know: samples, locators, how servers are asked.
 
 An index may be older than its tar, or wrong. It is used only if it leaves no room for a member that it does not name:
-one follows the other, and after the last comes nothing but the tar's end mark. What it says of a member is compared with
-the member's header when that is read.
+one follows the other, and after the last comes only the tar's end mark. What it says of a member is compared with the
+member's header when that is read.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def indexed(files: RemoteFiles, address: str, tar: RemoteFile) -> list[Member] |
     is not known: its ``header_crc`` is 0."""
     if not _TAR.search(address) or "?" in address or tar.size <= len(tar.first):
         return None
-    for suffix, parsed in ((".idx", _dali), (".json", _webshart)):
+    for suffix, start, parsed in ((".idx", b"v1.2 ", _dali), (".json", b"{", _webshart)):
         try:
             file = files.open(_TAR.sub(suffix, address), BLOCK)
-            if file.size > MAX_INDEX_BYTES:
+            if file.size > MAX_INDEX_BYTES or not file.first.startswith(start):
                 continue
             found = parsed(file.read(0, file.size), tar.size)
             if _leaves_no_room(found, tar):
