@@ -95,18 +95,18 @@ class TarSource:
 
     def out_of_reach(self) -> str:
         """See `Source.out_of_reach`."""
-        why = f"{self._tars.shown}: no tar is here."
-        for _, place in self._tars.files(LeftOut()):
-            if isinstance(place, Path):
-                if os.access(place, os.R_OK):
-                    return ""
-                continue
-            try:
-                self._files.opened(place)
-            except ReadError as error:
-                return error.detail  # what one server says, the next tar of it would say too
-            return ""
-        return why
+        try:
+            for _, place in self._tars.files(LeftOut()):
+                if isinstance(place, str):
+                    self._files.opened(place)  # what one server says, the next tar of it would say too
+                elif not os.access(place, os.R_OK):
+                    continue
+                return ""
+        except ReadError as error:
+            return error.detail
+        except SourceError as error:
+            return error.message
+        return f"{self._tars.shown}: no tar is here."
 
     def close(self) -> None:
         """See `Source.close`."""

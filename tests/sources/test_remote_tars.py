@@ -196,6 +196,23 @@ def test_addresses_of_one_name_and_roots_of_one_name(tmp_path: Path) -> None:
         assert [reason for _, reason in left(one)] == ["another address has its name"]
 
 
+@pytest.mark.parametrize(
+    ("address", "module"), [("http://127.0.0.1:1/a.tar", "httpx2"), ("s3://bucket/a.tar", "obstore")]
+)
+def test_without_the_library_there_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, module: str
+) -> None:
+    import sys
+
+    for name in ("cfbus.sources.fetching", "obstore.exceptions", "obstore.store", module):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SourceError) as caught:
+        listed(source(address))
+    assert f"{module}, which is not installed" in str(caught.value)
+    assert module in source(address).out_of_reach()
+
+
 # -- S3
 
 

@@ -96,7 +96,7 @@ def walked(tmp_path: Path, tar: bytes, ending: str, index: bytes) -> bool:
             names = {each.name.partition(".")[0] for each in opened}
         assert set(shard.keys) == names
         assert len(contents(source, shard)) == len(names)
-    return not one.was_used or len(tar) < 1 << 16
+    return not one.was_used
 
 
 @pytest.mark.parametrize(("ending", "write"), [(".idx", dali), (".json", webshart)])
@@ -118,6 +118,13 @@ def test_an_index_that_names_less_than_there_is_is_not_used(tmp_path: Path, endi
                 said["files"] = {name: each for name, each in said["files"].items() if "d/10." not in name}
                 index = json.dumps(said).encode()
         assert walked(tmp_path, tar, ending, index)
+
+
+def test_an_index_that_lacks_a_small_sample_at_the_end_is_not_used(tmp_path: Path) -> None:
+    big = [(name, data * 40) for name, data in FILES]
+    tar = make_tar(tmp_path / "s.tar", [*big, ("d/last.jpg", b"small")]).read_bytes()
+    older = make_tar(tmp_path / "old.tar", big).read_bytes()
+    assert walked(tmp_path, tar, ".idx", dali(older))
 
 
 @pytest.mark.parametrize(
