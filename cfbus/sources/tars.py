@@ -163,7 +163,9 @@ class TarSource:
             listed.left_out.add(where, f"{error}{before}", grave=True)
             return listed
         except ReadError as error:
-            listed.left_out.add(where, f"cannot be read: {error.detail.rstrip('.')}", grave=True)
+            listed.left_out.add(
+                where, f"cannot be read: {error.detail.removeprefix(f'{where}: ').rstrip('.')}", grave=True
+            )
             return listed
         except OSError as error:
             said = "there is no such file" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"

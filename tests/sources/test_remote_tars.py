@@ -83,7 +83,7 @@ def test_tars_over_http_are_listed_in_order_and_read_back(tmp_path: Path, packed
         assert again == [b"s5 %03d|" % n * 1000 for n in range(20)]
         assert len(pages["/set/s-05.tar"].asked) == 2
         missing = url(web, "set/s-12.tar?…")
-        assert left(one) == [(missing, f"cannot be read: {missing}: The server answered with 404")]
+        assert left(one) == [(missing, "cannot be read: The server answered with 404")]
         assert one.out_of_reach() == ""
         assert one.readers == 16
         one.close()
