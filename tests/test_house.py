@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MAX_LINES = 400
-HEAVY = ("vllm", "torch", "datasets")
+HEAVY = ("vllm", "torch", "datasets", "huggingface_hub")
 
 
 def sources(*folders: str) -> Iterator[Path]:

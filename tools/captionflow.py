@@ -26,7 +26,7 @@ from cfbus.config_sections import Broker, Worker
 from cfbus.errors import ConfigError, UsageError
 from cfbus.logs import display
 from cfbus.tools import captionflow_stages
-from cfbus.tools.captionflow_keys import COMPONENTS, SOURCES, Fate, Row, is_section, keys_below, row_of
+from cfbus.tools.captionflow_keys import COMPONENTS, HUB_KEYS, SOURCES, Fate, Row, is_section, keys_below, row_of
 
 OURS = ("broker", "captions", "writer")
 """Sections that only a configuration of ours has."""
@@ -156,11 +156,23 @@ def _paths(value: Value, done: Conversion) -> Changed:
         why = f"A source for {more} is not here yet. If you have the images in folders: dataset.paths."
         return Changed({}, why, Fate.LATER)
     folder = _folder(value)
+    if source == "huggingface" and isinstance(value, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", value):
+        of_the_hub: dict[str, Value] = {"dataset.paths": [f"hf://{value}"], "dataset.source": source}
+        return Changed(of_the_hub, "Of the hub; its rows are read by ranges.")
     if folder is None:
         return Changed({"dataset.paths": value})
     if not folder.is_dir():
         done.notes.append(f"There is no folder {display(str(folder), 200)} on this machine: correct dataset.paths.")
     return Changed({"dataset.paths": [str(folder / more)]})
+
+
+def _of_the_hub(ours: str) -> Callable[[Value, Conversion], Changed]:
+    def change(value: Value, done: Conversion) -> Changed:
+        if _kind(done)[0] != "huggingface" or not value:
+            return Changed({}, "It counts for datasets of the Hugging Face hub only.", Fate.OBSOLETE)
+        return Changed({f"dataset.{ours}": value, "dataset.source": "huggingface"})
+
+    return change
 
 
 def _batch(value: Value, _done: Conversion) -> Changed:
@@ -221,6 +233,7 @@ CHANGES: Mapping[str, Callable[[Value, Conversion], Changed]] = {
     "orchestrator.dataset.type": _source,
     "orchestrator.dataset.dataset_path": _paths,
     "orchestrator.dataset.path": _paths,
+    **{f"orchestrator.dataset.{theirs}": _of_the_hub(ours) for theirs, ours in HUB_KEYS.items()},
     "orchestrator.vllm.batch_size": _batch,
     "orchestrator.vllm.stages": _stages,
     "orchestrator.vllm.inference_prompts": _prompts,

@@ -91,6 +91,11 @@ _BATCH = (
     "No image waits for a batch here: the number says how many are in flight. It is carried over where it is above the"
     " default.",
 )
+HUB_KEYS = {
+    "dataset_config": "hub_config", "dataset_split": "split", "split": "split", "dataset_image_column": "image_column",
+    "image_column": "image_column", "dataset_url_column": "url_column", "url_column": "url_column",
+}  # fmt: skip
+"""Keys of a dataset that count there, and here, only for those of the hub."""
 _MAPPED: dict[str, tuple[str, str]] = {
     "orchestrator.dataset.processor_type": ("dataset.source", "See the kinds of datasets."),
     "orchestrator.dataset.type": ("dataset.source", "The older name of processor_type."),
@@ -99,6 +104,10 @@ _MAPPED: dict[str, tuple[str, str]] = {
         "Workers read the images themselves, so each must see them under the path in its configuration.",
     ),
     "orchestrator.dataset.path": ("dataset.paths", "The older name of dataset_path."),
+    **{
+        f"orchestrator.dataset.{theirs}": (f"dataset.{ours}", "For datasets of the Hugging Face hub.")
+        for theirs, ours in HUB_KEYS.items()
+    },
     "orchestrator.dataset.follow_symlinks": ("dataset.follow_links", ""),
     "orchestrator.vllm.batch_size": _BATCH,
     "orchestrator.vllm.disable_mm_preprocessor_cache": (
@@ -162,13 +171,6 @@ _NOTHING: tuple[tuple[Fate, str, str], ...] = (
         Fate.OBSOLETE,
         "orchestrator.dataset.mock_results orchestrator.vllm.mock_results",
         "For a run without a model: captions.engine: scripted.",
-    ),
-    (
-        Fate.LATER,
-        "orchestrator.dataset.dataset_config orchestrator.dataset.dataset_split orchestrator.dataset.split"
-        " orchestrator.dataset.dataset_image_column orchestrator.dataset.image_column"
-        " orchestrator.dataset.dataset_url_column orchestrator.dataset.url_column",
-        "Datasets of the Hugging Face hub are not here yet.",
     ),
     (
         Fate.LATER,
@@ -236,8 +238,8 @@ SOURCES = {
     "local_filesystem": ("folder", ""),
     "local": ("folder", ""),
     "webdataset": ("webdataset", "*.tar"),
-    "huggingface_datasets": ("", "datasets of the Hugging Face hub"),
-    "huggingface": ("", "datasets of the Hugging Face hub"),
+    "huggingface_datasets": ("huggingface", ""),
+    "huggingface": ("huggingface", ""),
     "urls": ("", "lists of URLs"),
 }
 """CaptionFlow's kinds of datasets: the source here and what its path is joined with, or what is not here yet."""

@@ -23,7 +23,7 @@ from cfbus.sources.base import NothingKnown
 from cfbus.sources.opening import open_source
 from cfbus.store.durable import disk_errors, new_file, publish
 from cfbus.tools import captionflow, keyring
-from cfbus.tools.local import KEY_FILES
+from cfbus.tools.local import KEY_FILES, place
 from cfbus.tools.screen import answer
 
 ROLES = {"writer": Role.WRITER, "gpu-0": Role.WORKER, "feeder": Role.FEEDER, "admin": Role.ADMIN}
@@ -33,7 +33,7 @@ NO_FILE = Path(os.devnull)
 
 
 def initialise(
-    folder: Path, images: tuple[Path, ...], overrides: tuple[str, ...], converted: Sequence[Option] = ()
+    folder: Path, images: tuple[str, ...], overrides: tuple[str, ...], converted: Sequence[Option] = ()
 ) -> Path:
     """Write FOLDER/cfbus.yaml and the keys; returns the configuration's path. What is there is never changed.
 
@@ -73,10 +73,10 @@ def _places(folder: Path) -> list[Option]:
     return [Option("FOLDER", path, str(place)) for path, place in places.items()]
 
 
-def _images(images: tuple[Path, ...], converted: bool) -> list[Option]:
+def _images(images: tuple[str, ...], converted: bool) -> list[Option]:
     if not images:
         return []
-    named = json.dumps([str(image.absolute()) for image in images])
+    named = json.dumps([place(image) for image in images])
     source = [Option("--images", ("dataset", "source"), "folder")] if converted else []
     return [*source, Option("--images", ("dataset", "paths"), named)]
 
@@ -97,9 +97,7 @@ def _addresses(settings: config.Config) -> list[Option]:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, readable=False))
-@click.option(
-    "--images", multiple=True, type=click.Path(path_type=Path, readable=False), help="A folder of images; repeatable."
-)
+@click.option("--images", multiple=True, metavar="PATH", help="A folder of images, or the like; repeatable.")
 @click.option(
     "--from",
     "origin",
@@ -107,7 +105,7 @@ def _addresses(settings: config.Config) -> list[Option]:
     help="A configuration of CaptionFlow (orchestrator, worker or monitor) to start from.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set one key of the configuration.")
-def command(folder: Path, images: tuple[Path, ...], origin: Path | None, overrides: tuple[str, ...]) -> None:
+def command(folder: Path, images: tuple[str, ...], origin: Path | None, overrides: tuple[str, ...]) -> None:
     """Write a commented cfbus.yaml and the keys of a bus into FOLDER."""
 
     def go() -> int:

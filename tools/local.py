@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cfbus import config
 from cfbus.config_overlay import Option
-from cfbus.config_types import folder_problem, is_url
+from cfbus.config_types import folder_problem, is_url, shown_url
 from cfbus.errors import StoreInUseError, StoreMismatchError, UsageError
 from cfbus.sources.base import NothingKnown
 from cfbus.sources.opening import open_source
@@ -80,18 +80,22 @@ def _flags(wanted: Wanted, out: Path) -> list[Option]:
     if wanted.engine:
         flags.append(Option("--engine", ("captions", "engine"), wanted.engine))
     if wanted.images:
-        named = [str(image) if is_url(str(image)) else str(Path(image).absolute()) for image in wanted.images]
-        images = json.dumps(named)
+        images = json.dumps([place(image) for image in wanted.images])
         flags.append(Option("IMAGES", ("dataset", "paths"), images))
     if wanted.source:
         flags.append(Option("--source", ("dataset", "source"), wanted.source))
     return flags + [Option(f"--slot {name}", ("captions", "slots", name), text) for name, text in wanted.slots.items()]
 
 
+def place(image: Path | str) -> str:
+    """What was named on the command line, as ``dataset.paths`` has it: an address as it is, a path from the root."""
+    return image if isinstance(image, str) and is_url(image) else str(Path(image).absolute())
+
+
 def _check_same_folders(before: config.Config, wanted: config.Config, out: Path) -> None:
     if before.dataset.paths == wanted.dataset.paths:
         return
-    names = ", ".join(str(path) for path in before.dataset.paths)
+    names = ", ".join(shown_url(path) if isinstance(path, str) else str(path) for path in before.dataset.paths)
     raise StoreMismatchError(
         f"{out} holds the captions of {names}.",
         "Name the same images (or none: they are remembered), or another --out for these.",

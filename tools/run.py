@@ -271,11 +271,12 @@ def parse_slots(slots: tuple[str, ...], prompt: str | None) -> dict[str, str]:
 
 
 @click.command()
-@click.argument("images", nargs=-1, type=click.Path(path_type=str, readable=False))
+@click.argument("images", nargs=-1)
 @click.option(
     "--source",
     type=click.Choice(["folder", "webdataset", "huggingface", "urls"]),
-    help="What IMAGES are: folders of pictures, tars, or lists of addresses; by default known by their names.",
+    help="What IMAGES are: folders of pictures, tars, datasets of the Hugging Face hub or parquet files like theirs, or"
+    " lists of addresses; by default known by their names.",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, readable=False), help="Where captions go; made if needed."
@@ -316,8 +317,9 @@ def command(
     accept_loss: bool,
     feeder: bool,
 ) -> None:
-    """Caption all IMAGES into OUT: folders of pictures (with the folders in them), tars of samples, or lists of
-    addresses (.csv, .tsv, .jsonl, .txt; .parquet with --source urls).
+    """Caption all IMAGES into OUT: folders of pictures (with the folders in them), tars of samples, parquet files
+    with images, datasets of the Hugging Face hub (hf://NAME/SET), or lists of addresses (.csv, .tsv, .jsonl, .txt;
+    .parquet with --source urls).
 
     Tars and lists are named one by one or by patterns: shards/*.tar, 'shard-{0000..0099}.tar'.
 

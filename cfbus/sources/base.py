@@ -49,6 +49,7 @@ class ReadReason(StrEnum):
     REDIRECTS = "too-many-redirects"
     NOAI = "noai"
     NOT_AN_IMAGE = "not-an-image"
+    NO_IMAGE = "no-image"
 
     @classmethod
     def _missing_(cls, value: object) -> ReadReason | None:
@@ -143,6 +144,9 @@ class Known(Protocol):
     def end(self, label: str) -> tuple[int, bytes]:
         """How many items the label's shards have together, and the locator of the last; 0 and nothing for none."""
 
+    def first(self, start: str) -> bytes:
+        """The locator of the first item of a shard whose name starts so; nothing where none does."""
+
 
 class NothingKnown:
     """The `Known` of a store without a listing."""
@@ -158,6 +162,9 @@ class NothingKnown:
 
     def end(self, label: str) -> tuple[int, bytes]:
         return 0, b""
+
+    def first(self, start: str) -> bytes:
+        return b""
 
 
 @runtime_checkable

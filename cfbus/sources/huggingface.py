@@ -1,182 +1,135 @@
-"""Hugging Face datasets: parquet files with images, on this machine or on the hub.
+"""Tables of images as the library `datasets` keeps them: parquet files, here or on the hub; and plain pictures.
 
-What it is for: `HuggingFaceSource`. Each parquet file is a shard (a very long one several), each row an item.
-What it must not know: the bus, leases, how the listing is stored, the hub's protocol (`hub` does).
+What it is for: `HuggingFaceSource`.
+What it must not know: the bus, leases, how the listing is stored, HTTP.
 
-Rules of the listing: of each file the footer is read, and where keys are asked for, that column; a file without the
-column of images is left out as a whole. Of the hub, the commit is part of every locator: what was listed
-is what is read, whatever its branch is by then.
+Rules of the listing:
+- A table is a shard; one of more than `SHARD_ROWS` rows is several, cut at the borders of its row groups: ``name``,
+  ``name#2`` and so on. ``name`` comes last: where it is listed, all are. Of a table only its footer is read, and the
+  column of keys where one is named.
+- Tables of one set have their images in the same column as its first one; another is left out and told.
 
-Rules of reading (the locator may come from somebody who lies): only files are opened that this host's own configuration
-names; a file that is not the one that was listed is noticed, and nothing is mixed.
+Rules of reading (the locator may come from somebody who lies):
+- Only tables of the sets are opened that this host's own configuration names.
+- A table's size and footer must be those that were listed, before and after rows are read: nothing is mixed.
+- Images that are not in the table are read from beside it, never from outside the set; addresses are fetched by the
+  rules of `dataset.downloads`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
 import re
-import struct
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from hashlib import blake2b
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import IO, Final, Protocol
+from typing import Final
 
 from cfbus.config_downloads import Downloading
 from cfbus.errors import SourceError
-from cfbus.sources.base import (
-    DISK_READERS,
-    Content,
-    Item,
-    Known,
-    LeftOut,
-    ListedShard,
-    ReadError,
-    ReadReason,
-    shard_name,
-    shown,
-)
+from cfbus.logs import display
+from cfbus.sources.base import Content, Item, Known, LeftOut, ListedShard, ReadError, ReadReason, free_label
 from cfbus.sources.downloads import Downloads
-from cfbus.sources.parquet_rows import BadParquetError, ParquetRows, Picture
-from cfbus.sources.patterns import Patterns
+from cfbus.sources.hub_sets import HubSet, hub_address
+from cfbus.sources.local_sets import LocalSet
+from cfbus.sources.sets import TableAt, TableSet
+from cfbus.sources.table_columns import Choice, Wanted, cells_of, image_in, key_in, text_in
+from cfbus.sources.table_files import BadTableError
+from cfbus.sources.table_locators import Origin, PictureAt, TableRow, unpack
+from cfbus.sources.tables import KeptRows, Table
 
-LOOK_AGAIN_SECONDS: Final = 10.0
-MOST_ROWS: Final = 1_000_000
-"""A longer file makes several shards, cut at row groups."""
+SHARD_ROWS: Final = 200_000
+MAX_KEY_BYTES: Final = 1024
 KEPT_OPEN: Final = 4
-HUB_READERS: Final = 8
-MAX_FILE_BYTES: Final = 64 << 20
-_LOCATOR: Final = struct.Struct("<II20s")  # row group, row in it, which file this is
+_PART: Final = re.compile(r"#[0-9]+$")
 
 
-class Place(Protocol):
-    """A parquet file that a configuration names."""
+@dataclass(slots=True)
+class _Open:
+    """A table that is being opened, or is open."""
 
-    name: str
-    where: str
-
-    def identity(self) -> bytes:
-        """20 bytes that are others for another file. Raises OSError."""
-
-    def is_same(self, identity: bytes) -> bool:
-        """Whether what is opened now is what was listed. Raises OSError."""
-
-    def open(self, identity: bytes) -> str | IO[bytes]:
-        """For reading. Raises OSError."""
-
-    def beside(self, path: str) -> bytes:
-        """A file that a row names. Raises OSError, ReadError."""
-
-
-class LocalPlace:
-    """A parquet file on this machine."""
-
-    def __init__(self, name: str, path: Path) -> None:
-        self.name = name
-        self.where = shown(os.fsencode(path))
-        self._path = path
-
-    def identity(self) -> bytes:
-        """Of size and time of change."""
-        status = self._path.stat()
-        return blake2b(f"{status.st_size}:{status.st_mtime_ns}".encode(), digest_size=20).digest()
-
-    def is_same(self, identity: bytes) -> bool:
-        """By size and time of change."""
-        return self.identity() == identity
-
-    def open(self, identity: bytes) -> str:
-        """Its path."""
-        return str(self._path)
-
-    def beside(self, path: str) -> bytes:
-        """A picture in the folder of the file, or in folders below; nowhere else."""
-        folder = self._path.parent.resolve()
-        wanted = (folder / path).resolve()
-        if not wanted.is_relative_to(folder):
-            raise ReadError(ReadReason.OUTSIDE, "Its row names a file outside of the dataset's folder.", "item")
-        with wanted.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise ReadError(ReadReason.TOO_LARGE, f"It has more than {MAX_FILE_BYTES} bytes.", "item")
-        return data
-
-
-class Places(Protocol):
-    """The files that a configuration stands for, now."""
-
-    shown: str
-
-    def files(self, left_out: LeftOut) -> Iterator[Place]:
-        """Each once. Raises SourceError."""
-
-    def named(self, shard: str) -> Place | None:
-        """The file of a shard, where its name alone says which it is."""
-
-
-class LocalPlaces:
-    """Files by patterns; see `cfbus.sources.patterns`."""
-
-    def __init__(self, patterns: Sequence[Path], *, follow_links: bool, split: str = "") -> None:
-        self._patterns = Patterns(patterns, follow_links=follow_links, suffixes=(".parquet",))
-        self._split = re.compile(rf"(?:^|[/_.\- ]){re.escape(split)}(?:$|[/_.\- ])") if split else None
-        self.shown = self._patterns.shown
-
-    def named(self, shard: str) -> Place | None:
-        """See `Places.named`: a path below a root, which has to be looked for."""
-        return None
-
-    def files(self, left_out: LeftOut) -> Iterator[Place]:
-        """See `Places.files`."""
-        for found in self._patterns.files(left_out):
-            below = found.name.partition("/")[2]  # what the root is called says nothing
-            if self._split is None or self._split.search(below):
-                yield LocalPlace(found.name, found.path)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    table: Table | None = None
 
 
 class HuggingFaceSource:
-    """Lists and reads rows. ``image``, ``url`` and ``key`` name columns, or are empty."""
+    """Lists and reads the tables that these paths and addresses stand for.
+
+    Raises SourceError when they make no sense, or what they need is not installed.
+    """
 
     def __init__(
         self,
-        places: Sequence[Places],
+        paths: Sequence[Path | str],
         downloads: Downloading,
+        wanted: Wanted,
         *,
-        image: str = "",
-        url: str = "",
-        key: str = "",
-        remote: bool = False,
+        config: str = "",
+        split: str = "",
+        revision: str = "",
+        follow_links: bool = False,
+        shard_items: int = 4096,
+        max_file_bytes: int = 64 * 1024 * 1024,
     ) -> None:
-        self._places = places
-        self._settings = downloads
-        self._image, self._url, self._key = image, url, key
-        self.readers = HUB_READERS if remote else DISK_READERS
-        self.left_out = LeftOut()
+        self._wanted = wanted
+        self._downloading = downloads
+        self._max_file_bytes = max_file_bytes
         self._lock = threading.Lock()
-        self._open: OrderedDict[tuple[str, bytes], ParquetRows] = OrderedDict()
-        self._known: dict[str, Place] = {}
-        self._looked = -LOOK_AGAIN_SECONDS
         self._downloads: Downloads | None = None
+        self._open: OrderedDict[tuple[str, Origin], _Open] = OrderedDict()
+        self._kept = KeptRows()
+        self.left_out = LeftOut()
+        self._sets: list[TableSet] = []
+        labels: list[str] = []
+        for address in (path for path in paths if isinstance(path, str)):
+            found = hub_address(address, revision)
+            labels.append(free_label(found.name.replace("/", "--"), labels))
+            self._sets.append(
+                HubSet(
+                    found,
+                    labels[-1],
+                    config=config,
+                    split=split,
+                    shard_items=shard_items,
+                    max_file_bytes=max_file_bytes,
+                )
+            )
+        here = [path for path in paths if isinstance(path, Path)]
+        if here:
+            self._sets.append(
+                LocalSet(
+                    here,
+                    config=config,
+                    split=split,
+                    shard_items=shard_items,
+                    max_file_bytes=max_file_bytes,
+                    follow_links=follow_links,
+                )
+            )
+        several = max((each.readers for each in self._sets), default=1)
+        self.readers = max(several, downloads.at_once) if wanted.url else several
 
     def out_of_reach(self) -> str:
         """See `Source.out_of_reach`."""
-        with contextlib.suppress(SourceError):
-            if any(True for places in self._places for _ in places.files(LeftOut())):
-                return ""
-        return f"{', '.join(places.shown for places in self._places)}: no parquet file can be reached."
+        if not self._sets:
+            return "No table and no dataset is named here."
+        return next(filter(None, (each.problem() for each in self._sets)), "")
 
     def close(self) -> None:
         """See `Source.close`."""
         with self._lock:
-            for rows in self._open.values():
-                rows.close()
+            opened, downloads = list(self._open.values()), self._downloads
             self._open.clear()
-        if self._downloads is not None:
-            self._downloads.close()
+        for each in opened:
+            with each.lock:
+                if each.table is not None:
+                    each.table.close()
+        if downloads is not None:
+            downloads.close()
+        for one in self._sets:
+            one.close()
 
     # -- listing
 
@@ -184,127 +137,216 @@ class HuggingFaceSource:
         """See `Source.shards`. Raises SourceError at the end when neither new nor known is anything."""
         self.left_out = LeftOut()
         anything = False
-        for place in (place for places in self._places for place in places.files(self.left_out)):
-            if known.lists(place.name) or known.next_number(place.name):
-                anything = True
-                continue
-            for shard in self._listed(place):
-                anything = True
-                yield shard
+        names: set[str] = set()
+        for one in self._sets:
+            some = tables = False
+            first: dict[str, tuple[TableAt, Choice]] = {}
+            for at in one.tables(known, self.left_out):
+                tables = True
+                if at.name in names:
+                    self.left_out.add(at.shown, f"would have the name of another table, {at.name}", grave=True)
+                    continue
+                names.add(at.name)
+                if known.lists(at.name):
+                    some = True
+                    continue
+                for shard in self._listed(one, at, first, known):
+                    some = True
+                    yield shard
+            if not tables:
+                yield from one.pictures(known, self.left_out)
+                some = True
+            anything = anything or some
         if not anything:
-            named = ", ".join(places.shown for places in self._places)
-            left = "".join(f" {thing.path} {thing.reason}." for thing in self.left_out.things[:3])
-            raise SourceError(
-                f"{named}: no parquet file with images was found.{left}",
-                "Name parquet files, a folder that holds some, or a dataset of the hub (hf://NAME/SET).",
-            )
+            raise self._nothing()
 
-    def _listed(self, place: Place) -> Iterator[ListedShard]:
+    def _listed(
+        self, one: TableSet, at: TableAt, first: dict[str, tuple[TableAt, Choice]], known: Known
+    ) -> Iterator[ListedShard]:
+        if _PART.search(at.name):
+            self.left_out.add(at.shown, "has a name that ends like a part of another table", grave=True)
+            return
         try:
-            identity = place.identity()
-            rows = ParquetRows(place.open(identity), self._image, self._url)
-        except BadParquetError as error:
-            self.left_out.add(place.where, str(error), grave=True)
+            table = Table.open(at.open(), self._wanted, buffer_bytes=one.buffer_bytes)
+        except (BadTableError, ReadError, OSError) as error:
+            self.left_out.add(at.shown, f"{_reason(error)}{_as_in(first.get(at.set_name))}", grave=True)
             return
-        except OSError as error:
-            said = "there is no such file" if error.errno == errno.ENOENT else f"cannot be read: {error}"
-            self.left_out.add(place.where, said, grave=True)
-            return
-        with contextlib.closing(rows):
-            try:
-                yield from self._sliced(place, identity, rows)
-            except BadParquetError as error:
-                self.left_out.add(place.where, str(error), grave=True)
+        try:
+            before = first.setdefault(at.set_name, (at, table.choice))
+            if table.choice.where != before[1].where:
+                said = f"has its images in the column {display(table.choice.where, 60)}"
+                self.left_out.add(at.shown, said + _as_in(before), grave=True)
+            elif not table.rows:
+                self.left_out.add(at.shown, "has no rows", grave=True)
+            else:
+                yield from self._cut(at, table, known)
+        except (BadTableError, ReadError) as error:
+            self.left_out.add(at.shown, _reason(error), grave=True)
+        finally:
+            table.close()
 
-    def _sliced(self, place: Place, identity: bytes, rows: ParquetRows) -> Iterator[ListedShard]:
-        lengths = rows.group_lengths
-        if not sum(lengths):
-            self.left_out.add(place.where, "it has no rows")
-            return
-        width = max(len(str(sum(lengths) - 1)), 6)
-        keys: list[str] = []
-        locators: list[bytes] = []
-        number = first = 0
-        whole = sum(lengths) <= MOST_ROWS
-        for group, length in enumerate(lengths):
-            if keys and len(keys) + length > MOST_ROWS:
-                yield ListedShard(shard_name(place.name, number), keys, locators)
-                keys, locators, number = [], [], number + 1
-            named = rows.keys(group, self._key) if self._key else []
-            keys += [named[row] if self._key and named[row] else f"{first + row:0{width}d}" for row in range(length)]
-            locators += [_LOCATOR.pack(group, row, identity) for row in range(length)]
-            first += length
-        yield ListedShard(place.name if whole else shard_name(place.name, number), keys, locators)
+    def _cut(self, at: TableAt, table: Table, known: Known) -> Iterator[ListedShard]:
+        """The table in shards. A column of keys that cannot be read is found before the first of them counts."""
+        if not _same(known.first(f"{at.name}#"), table):
+            raise BadTableError("changed while it was listed. What was listed stays; nothing is added")
+        keys = list(self._keys(table)) if self._wanted.key else None
+        width = len(str(table.rows - 1))
+        cuts = list(accumulate(_cuts(table.groups)))
+        for number in range(len(cuts), 0, -1):
+            name = at.name if number == 1 else f"{at.name}#{number}"
+            if known.lists(name):
+                continue
+            begin, end = cuts[number - 2] if number > 1 else 0, cuts[number - 1]
+            locators = [
+                TableRow(group, row, table.file.identity, at.origin).pack()
+                for group, row in islice(_places(table.groups, begin), end - begin)
+            ]
+            named = [(keys[row] if keys else "") or f"{row:0{width}d}" for row in range(begin, end)]
+            yield ListedShard(name, named, locators)
+
+    def _keys(self, table: Table) -> Iterator[str]:
+        for cell in table.cells(self._wanted.key):
+            yield key_in(cell).encode("utf-8", "replace")[:MAX_KEY_BYTES].decode("utf-8", "ignore")
+
+    def _nothing(self) -> SourceError:
+        names = ", ".join(one.shown for one in self._sets)
+        left = "".join(f" {thing.path} {thing.reason}." for thing in self.left_out.things[:3])
+        if left:
+            return SourceError(f"{names}: no table with images was found.{left}", "Mend it, or name others.")
+        hint = next((one.hint() for one in self._sets), "Name parquet files or a dataset of the hub (hf://NAME/SET).")
+        return SourceError(f"{names}: no table with images was found, and no picture.", hint)
 
     # -- reading
 
     def read(self, shard: str, item: Item) -> Content:
         """See `Source.read`."""
         try:
-            group, row, identity = _LOCATOR.unpack(item.locator)
-        except struct.error:
-            raise ReadError(ReadReason.OUTSIDE, "Its locator is not one of a parquet file's row.", "worker") from None
-        place = self._place(shard)
+            place = unpack(item.locator)
+        except ValueError:
+            raise ReadError(ReadReason.OUTSIDE, "Its locator is not one of a dataset's item.", "worker") from None
+        name = _PART.sub("", shard) if isinstance(place, TableRow) else shard
+        one = next((one for one in self._sets if one.has(name, place.origin)), None)
+        if one is None:
+            raise ReadError(ReadReason.SOURCE_MISSING, f"No dataset here has the shard {shard}.", "worker")
+        if isinstance(place, PictureAt):
+            data = one.picture(name, place.place.url, place.origin, beside=False)
+            return Content(data, place.place.columns)
+        return self._row(one, name, place)
+
+    def _row(self, one: TableSet, name: str, place: TableRow) -> Content:
+        table = self._table(one, name, place)
         try:
-            picture, columns = self._rows(place, identity).row(group, row)
-            return Content(self._bytes(place, picture), columns)
-        except BadParquetError as error:
-            raise ReadError(ReadReason.CHANGED, f"The file is another one now: {error}.", "worker") from None
-        except OSError as error:
-            fault = "item" if error.errno == errno.ENOENT and picture_path(error) else "network"
-            detail = f"It cannot be read: {error.strerror or error}."
-            raise ReadError(ReadReason.UNREADABLE, detail, fault) from error  # type: ignore[arg-type]
+            batch, row = table.row(self._kept, place.group, place.row)
+        except ReadError as error:
+            if error.reason is ReadReason.CHANGED:
+                self._forget(name, place, table)
+            raise
+        columns: Mapping[str, object] = cells_of(batch, row, table.choice)
+        if table.choice.url:
+            url = text_in(batch.column(table.choice.url)[row])
+            return Content(self._fetched(url), {**columns, "url": url})
+        data, path = image_in(batch.column(table.choice.image)[row], self._max_file_bytes)
+        if data is not None:
+            return Content(data, columns)
+        if path.lower().startswith(("http://", "https://")):
+            return Content(self._fetched(path), columns)
+        if not path:
+            raise ReadError(ReadReason.NO_IMAGE, "Its row has no image.", "item")
+        return Content(one.picture(name, path, place.origin, beside=True), columns)
 
-    def _bytes(self, place: Place, picture: Picture) -> bytes:
-        if picture.url:
-            with self._lock:
-                if self._downloads is None:
-                    self._downloads = Downloads(self._settings)
-            return self._downloads.get(picture.url)
-        if picture.path:
-            return place.beside(picture.path)
-        if len(picture.data) > MAX_FILE_BYTES:
-            detail = f"It has {len(picture.data)} bytes; the limit is {MAX_FILE_BYTES}."
-            raise ReadError(ReadReason.TOO_LARGE, detail, "item")
-        return picture.data
-
-    def _rows(self, place: Place, identity: bytes) -> ParquetRows:
-        if not place.is_same(identity):
-            raise ReadError(ReadReason.CHANGED, "The file is not the one that was listed.", "worker")
+    def _fetched(self, url: str) -> bytes:
+        if not url:
+            raise ReadError(ReadReason.NO_IMAGE, "Its row has no address.", "item")
         with self._lock:
-            found = self._open.get((place.name, identity))
-            if found is None:
-                found = ParquetRows(place.open(identity), self._image, self._url)
-                self._open[place.name, identity] = found
-            self._open.move_to_end((place.name, identity))
+            if self._downloads is None:
+                try:
+                    self._downloads = Downloads(self._downloading)
+                except SourceError as error:
+                    raise ReadError(ReadReason.SOURCE_MISSING, f"{error.message} {error.hint}", "worker") from None
+            downloads = self._downloads
+        return downloads.get(url)
+
+    def _table(self, one: TableSet, name: str, place: TableRow) -> Table:
+        """The table, open, and the one that was listed."""
+        key = name, place.origin
+        with self._lock:
+            holder = self._open.setdefault(key, _Open())
+            self._open.move_to_end(key)
             while len(self._open) > KEPT_OPEN:
-                self._open.popitem(last=False)  # a thread that still reads from it keeps it
-        return found
+                self._open.popitem(last=False)  # closed when the last thread that reads from it is done
+        with holder.lock:
+            if holder.table is None:
+                holder.table = self._opened(one, name, place)
+            table = holder.table
+        if table.file.identity != place.table:
+            self._forget(name, place, table)
+            raise _changed()
+        return table
 
-    def _place(self, shard: str) -> Place:
-        for places in self._places:
-            named = places.named(shard if shard.endswith(".parquet") else _base(shard))
-            if named is not None:
-                return named
+    def _opened(self, one: TableSet, name: str, place: TableRow) -> Table:
+        source = one.open(name, place.origin, place.table.size)
+        if source.size != place.table.size:
+            source.close()
+            raise _changed()
+        try:
+            return Table.open(source, self._wanted, buffer_bytes=one.buffer_bytes)
+        except BadTableError as error:
+            source.close()
+            detail = f"The table {error}, and is not the one that was listed."
+            raise ReadError(ReadReason.CHANGED, detail, "worker") from None
+
+    def _forget(self, name: str, place: TableRow, table: Table) -> None:
+        """It is opened anew for the next item."""
         with self._lock:
-            place = self._known.get(shard) or self._known.get(_base(shard))
-            if place is None and time.monotonic() - self._looked >= LOOK_AGAIN_SECONDS:
-                self._looked = time.monotonic()
-                with contextlib.suppress(SourceError):
-                    found = (place for places in self._places for place in places.files(LeftOut()))
-                    self._known = {each.name: each for each in found}
-                place = self._known.get(shard) or self._known.get(_base(shard))
-        if place is None:
-            raise ReadError(ReadReason.SOURCE_MISSING, f"No file here has the shard {shard}.", "worker")
-        return place
+            holder = self._open.get((name, place.origin))
+            if holder is not None and holder.table is table:
+                del self._open[name, place.origin]
+        self._kept.forget(table.number)
 
 
-def picture_path(error: OSError) -> bool:
-    """Whether it is a picture beside the table that is missing, and not the table."""
-    return not str(error.filename or "").endswith(".parquet")
+def _places(groups: Sequence[int], begin: int) -> Iterator[tuple[int, int]]:
+    """Row group and row of each row of a table, from the row ``begin`` on."""
+    for group, rows in enumerate(groups):
+        yield from ((group, row) for row in range(min(begin, rows), rows))
+        begin = max(0, begin - rows)
 
 
-def _base(shard: str) -> str:
-    """The file's name in the name of one of several shards of it."""
-    base, dash, number = shard.rpartition("-")
-    return base if dash and number.isdecimal() else shard
+def _same(listed: bytes, table: Table) -> bool:
+    """Whether the part of a table that is listed, if any, is of this one."""
+    try:
+        place = unpack(listed) if listed else None
+    except ValueError:
+        return False
+    return place is None or (isinstance(place, TableRow) and place.table == table.file.identity)
+
+
+def _cuts(groups: Sequence[int]) -> Iterator[int]:
+    """How many rows the shards of a table have: whole row groups, but of one that is larger than a shard may be."""
+    size = 0
+    for rows in groups:
+        if size and size + rows > SHARD_ROWS:
+            yield size
+            size = 0
+        size += rows
+        while size > SHARD_ROWS:
+            yield SHARD_ROWS
+            size -= SHARD_ROWS
+    if size:
+        yield size
+
+
+def _changed() -> ReadError:
+    return ReadError(ReadReason.CHANGED, "The table is not the one that was listed.", "worker")
+
+
+def _reason(error: Exception) -> str:
+    """An error as the end of a sentence about a table."""
+    if isinstance(error, ReadError):
+        return f"cannot be read: {error.detail.rstrip('.')}"
+    if isinstance(error, OSError):
+        return "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+    return str(error)
+
+
+def _as_in(first: tuple[TableAt, Choice] | None) -> str:
+    return f"; {first[0].shown} has them in {display(first[1].where, 60)}" if first is not None else ""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from cfbus.config_dataset import Dataset
+from cfbus.config_types import shown_url
 from cfbus.errors import SourceError
-from cfbus.logs import display
 from cfbus.sources.base import Source
 from cfbus.sources.folder import FolderSource
-from cfbus.sources.hub import SCHEME, HubPlaces
-from cfbus.sources.huggingface import HuggingFaceSource, LocalPlaces, Places
+from cfbus.sources.huggingface import HuggingFaceSource
+from cfbus.sources.remote_files import RemoteFiles
 from cfbus.sources.scripted import ScriptedSource
+from cfbus.sources.table_columns import Wanted
 from cfbus.sources.tars import TarSource
 from cfbus.sources.url_lists import UrlSource
 
@@ -22,15 +23,24 @@ def open_source(dataset: Dataset) -> Source:
         return ScriptedSource(dataset.items, dataset.shard_items)
     local = tuple(path for path in dataset.paths if isinstance(path, Path))
     if dataset.source == "webdataset":
-        away = next((path for path in dataset.paths if isinstance(path, str)), None)
-        if away is not None:
-            raise SourceError(
-                f"dataset.paths: {display(away, 200)} is no tar on this machine.",
-                "Tars are read from disks and mounts only: mount the bucket, or download them first.",
-            )
-        return TarSource(local, image=dataset.image_column, follow_links=dataset.follow_links)
+        return TarSource(
+            dataset.paths,
+            image=dataset.image_column,
+            follow_links=dataset.follow_links,
+            remote=RemoteFiles(dataset.downloads),
+        )
     if dataset.source == "huggingface":
-        return _hugging_face(dataset, local)
+        wanted = Wanted(dataset.image_column, dataset.url_column, dataset.key_column)
+        return HuggingFaceSource(
+            dataset.paths,
+            dataset.downloads,
+            wanted,
+            config=dataset.hub_config,
+            split=dataset.split,
+            revision=dataset.revision,
+            follow_links=dataset.follow_links,
+            shard_items=dataset.shard_items,
+        )
     if dataset.source == "urls":
         return UrlSource(
             _lists(dataset),
@@ -43,32 +53,10 @@ def open_source(dataset: Dataset) -> Source:
     return FolderSource(local, follow_links=dataset.follow_links, shard_items=dataset.shard_items)
 
 
-def _hugging_face(dataset: Dataset, local: tuple[Path, ...]) -> HuggingFaceSource:
-    away = [path for path in dataset.paths if isinstance(path, str)]
-    strange = next((path for path in away if not path.startswith(SCHEME)), None)
-    if strange is not None:
-        raise SourceError(
-            f"dataset.paths: {display(strange, 200)} is not of the hub.",
-            "Write hf://NAME/SET, or download the file first.",
-        )
-    own = {"config": dataset.hub_config, "split": dataset.split, "revision": dataset.revision}
-    places: list[Places] = [HubPlaces(path, **own) for path in away]
-    if local:
-        places.append(LocalPlaces(local, follow_links=dataset.follow_links, split=dataset.split))
-    return HuggingFaceSource(
-        places,
-        dataset.downloads,
-        image=dataset.image_column,
-        url=dataset.url_column,
-        key=dataset.key_column,
-        remote=bool(away),
-    )
-
-
 def _lists(dataset: Dataset) -> list[Path]:
     away = next((path for path in dataset.paths if not isinstance(path, Path)), None)
     if away is not None:
         raise SourceError(
-            f"dataset.paths: the list {display(away, 200)} is no file here.", "Download it first, then name the file."
+            f"dataset.paths: the list {shown_url(away)} is no file here.", "Download it first, then name the file."
         )
     return [path for path in dataset.paths if isinstance(path, Path)]

@@ -108,13 +108,14 @@ class Known:
         self._shards: dict[str, dict[int, int]] = {}
         self._items: dict[str, int] = {}
         self._hashes: dict[str, tuple[memoryview, npt.NDArray[np.uint64]]] = {}
-        self._names: set[str] = set()
+        self._names: dict[str, int] = {}
         for shard in manifest.shards():
-            self._names.add(shard.name)
+            self._names[shard.name] = shard.number
             label, dash, number = shard.name.rpartition("-")
             if dash and number.isdecimal():
                 self._shards.setdefault(label, {})[int(number)] = shard.number
                 self._items[label] = self._items.get(label, 0) + shard.length
+        self._sorted = sorted(self._names)
 
     def lists(self, shard: str) -> bool:
         """Whether there is a shard of this name."""
@@ -145,6 +146,14 @@ class Known:
             return 0, b""
         locators = listing_column(self._store, shards[max(shards)], "locator")
         return self._items[label], locators[-1].as_py() if len(locators) else b""
+
+    def first(self, start: str) -> bytes:
+        """The locator of the first item of a shard whose name starts so; nothing where none does."""
+        at = bisect_left(self._sorted, start)
+        if at == len(self._sorted) or not self._sorted[at].startswith(start):
+            return b""
+        locators = listing_column(self._store, self._names[self._sorted[at]], "locator")
+        return locators[0].as_py() if len(locators) else b""
 
     def _load(self, label: str) -> tuple[memoryview, npt.NDArray[np.uint64]]:
         parts = [np.empty((0, 2), np.uint64)]

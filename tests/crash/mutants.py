@@ -125,7 +125,7 @@ MUTANTS = (
         "what is durable is not looked up at the start",
         (
             Edit(
-                "daemons/writer.py",
+                "daemons/taking_up.py",
                 "            core.know_done(number, shard_number, [(begin, end)])",
                 "            pass",
             ),

@@ -66,7 +66,7 @@ def bus(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bus that was made and never started; not to be changed. Its broker's port is nobody's."""
     folder = tmp_path_factory.mktemp("bus") / "bus"
     servers = tuple(f"{who}.server=tcp://127.0.0.1:{free_port()}" for who in ("writer", "worker", "admin"))
-    return init.initialise(folder, (pictures,), servers)
+    return init.initialise(folder, (str(pictures),), servers)
 
 
 # The folder of pictures

@@ -23,3 +23,6 @@ class Listed:
     def end(self, label: str) -> tuple[int, bytes]:
         mine = [shard for shard in self.shards if label_of(shard.name) == label]
         return sum(len(shard.keys) for shard in mine), mine[-1].locators[-1] if mine else b""
+
+    def first(self, start: str) -> bytes:
+        return next((shard.locators[0] for shard in self.shards if shard.name.startswith(start)), b"")

@@ -1,198 +1,187 @@
-"""Datasets of a hub, through `huggingface_hub` itself, on a server of the test's own."""
+"""The hub through its own client, against a small server: pages, ranges, refusals, waits, cut connections."""
 
 from __future__ import annotations
 
-import io
-import random
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hub_server import Hub, serving
+from huggingface_hub import constants
+from sources.hub_rig import FIRST, PAGE, SECOND, Asked, FakeHub, cut, says, serving
 
-from cfbus.config_dataset import Dataset
 from cfbus.errors import SourceError
-from cfbus.sources.base import Item, ListedShard, NothingKnown, ReadError, ReadReason, Source
-from cfbus.sources.opening import open_source
+from cfbus.sources import hub as subject
+from cfbus.sources.hub import Hub, HubAddress, HubError, HubFile
 
-hub_library = pytest.importorskip("huggingface_hub")
-FIRST, SECOND = "a" * 40, "b" * 40
-TRAIN, TEST = "data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"
-
-
-def table(label: str, rows: int = 12, size: int = 100) -> bytes:
-    out = io.BytesIO()
-    dice = random.Random(label)
-    images = [{"bytes": dice.randbytes(size), "path": None} for _ in range(rows)]
-    columns = {"image": images, "title": [f"{label} {n}" for n in range(rows)]}
-    pq.write_table(pa.table(columns), out, row_group_size=4, compression="none")
-    return out.getvalue()
+FILES = {f"data/{number}.parquet": bytes([number]) * 1000 for number in range(8)} | {"README.md": b"# x"}
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    files = {TRAIN: table("train"), TEST: table("test"), "README.md": b"a dataset"}
-    commits = {FIRST: files, SECOND: {TRAIN: table("newer")}}
-    with serving(Hub("org/set", dict(commits), {"main": FIRST})) as server:
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        hub_library.HfFileSystem.clear_instance_cache()
-        yield server
-        hub_library.HfFileSystem.clear_instance_cache()
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    with serving() as fake:
+        monkeypatch.setattr(constants, "ENDPOINT", fake.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        fake.add("org/set", FILES)
+        fake.add("org/set", {"data/0.parquet": b"new"}, SECOND, "dev/more")
+        yield fake
 
 
-def source_of(address: str = "hf://org/set", **keys: Any) -> Source:
-    return open_source(Dataset(paths=(address,), **keys))
+@pytest.fixture
+def hub(fake: FakeHub) -> Iterator[Hub]:
+    one = Hub("org/set", pause=0.0)
+    yield one
+    one.close()
 
 
-def listed(source: Source) -> list[ListedShard]:
-    return list(source.shards(NothingKnown()))
+def refused(act: Callable[[], object]) -> HubError:
+    with pytest.raises(HubError) as caught:
+        act()
+    assert caught.value.detail.endswith(".")
+    assert "hf_secret" not in f"{caught.value.detail} {caught.value.hint}"
+    return caught.value
 
 
-def title(source: Source, shard: ListedShard, index: int) -> object:
-    item = Item(index, shard.keys[index], shard.locators[index])
-    return source.read(shard.name, item).columns["title"]
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("hf://org/set", ("org/set", "", "")),
+        ("hf://datasets/org/set", ("org/set", "", "")),
+        ("hf://org/set@v1.0/data/*.parquet", ("org/set", "v1.0", "data/*.parquet")),
+        ("hf://datasets/org/set@refs/convert/parquet", ("org/set", "refs/convert/parquet", "")),
+        (
+            "hf://datasets/org/set@refs/convert/parquet/default/train",
+            ("org/set", "refs/convert/parquet", "default/train"),
+        ),
+        ("hf://org/set@dev%2Fmore/", ("org/set", "dev/more", "")),
+    ],
+)
+def test_addresses(address: str, parts: tuple[str, str, str]) -> None:
+    assert HubAddress.parse(address) == HubAddress(*parts)
 
 
-def test_a_dataset_by_its_name(hub: Hub) -> None:
-    source = source_of()
-    test, train = listed(source)
-    assert (test.name, train.name) == (f"org--set/{TEST}", f"org--set/{TRAIN}")
-    assert title(source, train, 5) == "train 5"
-    assert title(source, test, 11) == "test 11"
-    source.close()
+@pytest.mark.parametrize("address", ["hf://set", "hf://", "https://huggingface.co/org/set", "hf://org/s?t"])
+def test_what_is_no_address_is_said(address: str) -> None:
+    with pytest.raises(SourceError, match="no address of a dataset"):
+        HubAddress.parse(address)
 
 
-@pytest.mark.parametrize("address", ["hf://datasets/org/set", "hf://org/set@main", f"hf://org/set@{FIRST}"])
-def test_other_ways_to_write_it(hub: Hub, address: str) -> None:
-    assert len(listed(source_of(address))) == 2
+def test_branches_files_and_ranges(hub: Hub, fake: FakeHub) -> None:
+    assert (hub.commit(""), hub.commit("dev/more")) == (FIRST, SECOND)
+    files = [HubFile(path, len(data)) for path, data in sorted(FILES.items())]
+    assert hub.files(FIRST) == files
+    assert fake.times("/tree/") == 3, "the listing comes in pages"
+    assert hub.read("data/3.parquet", FIRST, 10, 5) == b"\3" * 5
+    assert hub.read("data/3.parquet", FIRST, 10, 0) == b""
+    assert hub.whole("README.md", FIRST, 100) == b"# x"
+    assert fake.tokens == {"Bearer hf_secret"}
 
 
-@pytest.mark.parametrize("given", ["hf://org/set/data/train*", f"hf://org/set/{TRAIN}"])
-def test_a_part_of_it(hub: Hub, given: str) -> None:
-    assert [shard.name for shard in listed(source_of(given))] == [f"org--set/{TRAIN}"]
+@pytest.mark.parametrize(
+    ("fault", "reason", "who", "words"),
+    [
+        (says(401, X_Error_Code="GatedRepo"), "source-missing", "worker", "accepted its terms"),
+        (says(403, X_Error_Code="GatedRepo"), "source-missing", "worker", "Accept its terms at "),
+        (says(401), "source-missing", "worker", "no dataset of this name, or does not show it"),
+        (says(403), "source-missing", "worker", "set HF_TOKEN"),
+        (says(404), "source-missing", "worker", "no dataset of this name"),
+        (says(404, X_Error_Code="RepoNotFound"), "source-missing", "worker", "Check its name"),
+        (says(404, X_Error_Code="RevisionNotFound"), "source-missing", "worker", "no such revision"),
+        (says(404, X_Error_Code="EntryNotFound"), "vanished", "item", "does not have the file"),
+        (says(429, Retry_After="0"), "http-429", "network", "answered 429"),
+        (says(503), "http-503", "network", "answered 503"),
+        (says(418), "http-418", "network", "answered 418"),
+    ],
+)
+def test_refusals_are_sentences_that_say_what_to_do(
+    hub: Hub, fake: FakeHub, fault: Callable[[Asked], bool], reason: str, who: str, words: str
+) -> None:
+    fake.faults["/resolve/"] = fault
+    error = refused(lambda: hub.read("data/0.parquet", FIRST, 0, 10))
+    assert (error.reason, error.fault) == (reason, who)
+    assert words in f"{error.detail} {error.hint}"
+    assert fake.times("/resolve/") == (subject.ATTEMPTS if who == "network" and reason != "http-418" else 1)
 
 
-def test_what_was_listed_is_what_is_read_whatever_the_branch_is_by_then(hub: Hub) -> None:
-    (train,) = listed(source_of(split="train"))
-    hub.refs["main"] = SECOND
-    worker = source_of(split="train")
-    assert title(worker, train, 3) == "train 3"
-    (newer,) = listed(source_of(split="train"))
-    assert title(worker, newer, 3) == "newer 3"
+def test_a_dataset_that_is_not_there(fake: FakeHub) -> None:
+    error = refused(lambda: Hub("org/nothing").commit("main")).for_listing()
+    assert "org/nothing: the hub has no dataset of this name" in error.message
+    assert "HF_TOKEN" in error.hint
+    assert "no such revision" in refused(lambda: Hub("org/set").commit("v9")).detail
 
 
-def test_a_listing_reads_footers_and_not_pictures(hub: Hub) -> None:
-    data = table("large", rows=40, size=400_000)
-    hub.commits[FIRST] = {TRAIN: data}
-    (shard,) = listed(source_of())
-    ranges = [asked for _, path, asked in hub.asked if path.endswith(".parquet") and asked]
-    got = sum(int(end) - int(start) + 1 for start, end in (each[6:].split("-") for each in ranges))
-    assert len(shard.keys) == 40
-    assert got < len(data) / 2, f"{got} of {len(data)} bytes were read for a footer"
+def test_the_hub_is_asked_again_when_it_says(hub: Hub, fake: FakeHub) -> None:
+    fake.faults["/resolve/"] = says(429, 2, Retry_After="1")
+    began = time.monotonic()
+    assert hub.read("data/1.parquet", FIRST, 0, 3) == b"\1\1\1"
+    assert time.monotonic() - began >= 2
+    assert fake.times("/resolve/") == 3
 
 
-def test_a_worker_asks_for_nothing_but_what_it_reads(hub: Hub) -> None:
-    (train,) = listed(source_of(split="train"))
-    hub.asked.clear()
-    title(source_of(split="train"), train, 0)
-    assert not [path for _, path, _ in hub.asked if path == "/api/datasets/org/set"]
+def test_a_hub_that_says_to_wait_for_hours_is_not_waited_for(hub: Hub, fake: FakeHub) -> None:
+    fake.faults["/resolve/"] = says(429, Retry_After="7200")
+    assert refused(lambda: hub.read("data/1.parquet", FIRST, 0, 3)).reason == "http-429"
+    assert fake.times("/resolve/") == 1
 
 
-def test_splits_and_configs_of_the_card(hub: Hub) -> None:
-    hub.card = {
-        "configs": [
-            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]},
-            {"config_name": "small", "data_files": [{"split": "dev", "path": ["data/test-*"]}]},
-        ]
-    }
-    assert [shard.name for shard in listed(source_of())] == [f"org--set/{TRAIN}"]
-    assert [shard.name for shard in listed(source_of(hub_config="small", split="dev"))] == [f"org--set/{TEST}"]
-    with pytest.raises(
-        SourceError, match=r"has no parquet file for dataset.hub_config 'small' and dataset.split 'train'"
-    ):
-        listed(source_of(hub_config="small", split="train"))
+def test_a_cut_connection_is_an_error_and_never_an_end(hub: Hub, fake: FakeHub) -> None:
+    fake.faults["/resolve/"] = cut(2)
+    assert hub.read("data/1.parquet", FIRST, 0, 500) == b"\1" * 500
+    fake.faults["/resolve/"] = cut()
+    error = refused(lambda: hub.read("data/1.parquet", FIRST, 0, 500))
+    assert (error.reason, error.fault) == ("connection-failed", "network")
+    fake.shutdown()
+    fake.server_close()
+    assert refused(lambda: hub.commit("")).reason == "connection-failed"
 
 
-def test_an_empty_split_names_what_there_is(hub: Hub) -> None:
-    with pytest.raises(SourceError, match=r"no parquet file for dataset.split 'validation'.*It has data/test-00000"):
-        listed(source_of(split="validation"))
+def test_an_answer_of_another_length_is_not_taken(hub: Hub, fake: FakeHub) -> None:
+    error = refused(lambda: hub.read("data/1.parquet", FIRST, 900, 200))
+    assert (error.reason, error.fault) == ("bad-answer", "network")
+    assert "100 of 200 bytes" in error.detail
+    fake.faults["/resolve/"] = says(200)
+    assert "gives no parts of files" in refused(lambda: hub.read("data/1.parquet", FIRST, 0, 2)).detail
+    fake.faults.clear()
+    assert refused(lambda: hub.whole("data/1.parquet", FIRST, 999)).reason == "too-large-file"
 
 
-def test_a_dataset_that_does_not_exist(hub: Hub) -> None:
-    with pytest.raises(SourceError, match="does not exist on the hub, or is private"):
-        listed(source_of("hf://org/sett"))
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"sha": "main"}', b"{"])
+def test_nonsense_from_the_hub(hub: Hub, fake: FakeHub, body: bytes) -> None:
+    def nonsense(asked: Asked) -> bool:
+        asked.answer(200, body)
+        return True
+
+    fake.faults["/api/"] = nonsense
+    assert refused(lambda: hub.commit("")).reason == "bad-answer"
+    if body != b"[]":
+        assert refused(lambda: hub.files(FIRST)).reason == "bad-answer"
 
 
-def test_a_revision_that_does_not_exist(hub: Hub) -> None:
-    with pytest.raises(SourceError, match="has no such revision"):
-        listed(source_of(revision="nope"))
+def test_a_listing_leads_to_no_other_server_and_ends_where_the_list_does(hub: Hub, fake: FakeHub) -> None:
+    fake.commits["org/set"][FIRST] = {f"{number}.txt": b"x" for number in range(2 * PAGE + 1)}
+    fake.links = "http://169.254.169.254"
+    assert len(hub.files(FIRST)) == 2 * PAGE + 1
 
 
-def test_a_gated_dataset_needs_a_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.token = "hf_secret"
-    with pytest.raises(SourceError, match="is gated: accept its terms") as caught:
-        listed(source_of())
-    monkeypatch.setenv("HF_TOKEN", hub.token)
-    assert len(listed(source_of())) == 2
-    assert hub.token not in str(caught.value)
+def test_a_listing_that_goes_round_is_no_listing(hub: Hub, fake: FakeHub) -> None:
+    def again(asked: Asked) -> bool:
+        asked.json([], Link='</x?recursive=true>; rel="next"')
+        return True
+
+    fake.faults["/tree/"] = again
+    assert "again and again" in refused(lambda: hub.files(FIRST)).detail
+    assert len(fake.asked) == 1
 
 
-def test_no_parquet_says_what_to_do(hub: Hub) -> None:
-    hub.commits[FIRST] = {"images/one.jpg": b"x", "images/two.png": b"x"}
-    with pytest.raises(SourceError, match=r"It holds 2 pictures as files.*refs/convert/parquet"):
-        listed(source_of())
+def test_who_waits_is_let_go(fake: FakeHub) -> None:
+    fake.faults["/resolve/"] = says(503)
+    hub = Hub("org/set", pause=60.0)
+    hub.close()
+    began = time.monotonic()
+    assert refused(lambda: hub.read("data/1.parquet", FIRST, 0, 3)).reason == "http-503"
+    assert time.monotonic() - began < 30
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_hub_that_is_busy_is_asked_again(hub: Hub, status: int) -> None:
-    (train,) = listed(source_of(split="train"))
-    hub.fail[TRAIN] = [status, status]
-    assert title(source_of(split="train"), train, 1) == "train 1"
-    assert hub.fail[TRAIN] == []
-
-
-def test_a_connection_that_is_cut_is_no_end(hub: Hub) -> None:
-    (train,) = listed(source_of(split="train"))
-    hub.fail[TRAIN] = [-1] * 50
-    source = source_of(split="train")
-    with pytest.raises(ReadError) as caught:
-        title(source, train, 1)
-    assert caught.value.fault == "network"
-    hub.fail[TRAIN] = []
-    assert title(source, train, 1) == "train 1"
-
-
-def test_a_file_that_is_gone_at_its_commit(hub: Hub) -> None:
-    (train,) = listed(source_of(split="train"))
-    hub.commits[FIRST] = {TEST: b""}
-    hub_library.HfFileSystem.clear_instance_cache()
-    with pytest.raises(ReadError) as caught:
-        title(source_of(split="train"), train, 1)
-    assert caught.value.reason in (ReadReason.UNREADABLE, ReadReason.CHANGED)
-
-
-@pytest.mark.parametrize("address", ["hf://org", "hf://org/set@", "hf://../etc/passwd", "s3://bucket/a.parquet"])
-def test_addresses_that_are_none(address: str) -> None:
-    with pytest.raises(SourceError, match=r"is no dataset of the hub|is not of the hub"):
-        source_of(address, source="huggingface")
-
-
-def test_a_picture_that_a_row_names_is_of_the_dataset(hub: Hub) -> None:
-    out = io.BytesIO()
-    rows = [{"bytes": None, "path": path} for path in ("pics/one.jpg", "../other.jpg", "/etc/passwd")]
-    pq.write_table(pa.table({"image": rows}), out)
-    hub.commits[FIRST] = {"data/a.parquet": out.getvalue(), "data/pics/one.jpg": b"picture", "other.jpg": b"no"}
-    source = source_of()
-    (shard,) = listed(source)
-    items = [
-        Item(index, key, locator) for index, (key, locator) in enumerate(zip(shard.keys, shard.locators, strict=True))
-    ]
-    assert source.read(shard.name, items[0]).data == b"picture"
-    for item in items[1:]:
-        with pytest.raises(ReadError) as caught:
-            source.read(shard.name, item)
-        assert caught.value.reason == ReadReason.OUTSIDE
+def test_offline_is_said(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: True)
+    assert "HF_HUB_OFFLINE" in refused(lambda: hub.commit("")).detail

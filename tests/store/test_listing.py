@@ -125,3 +125,16 @@ def test_the_end_of_a_label_is_the_last_locator_of_its_last_shard(store: Store) 
     assert known.end("a") == (5, b"a-00001 1")
     assert known.end("b") == (1, b"b-00000 0")
     assert known.end("c") == (0, b"")
+
+
+def test_the_first_of_a_name_that_starts_so(store: Store) -> None:
+    manifest = Manifest.open(store)
+    names = ["set-more/b", "set/b", "set/a#2", "set"]
+    for number, name in enumerate(names):
+        digest = write_listing(store, number, ["k", "l"], [name.encode(), b"second"])
+        manifest.add_shards([ShardRow(number, name, 2, digest)])
+    known = Known(store, manifest)
+    manifest.close()
+    assert [known.first(start) for start in ("set/", "set-", "set/a#", "set", "sex", "", "se/")] == [
+        b"set/a#2", b"set-more/b", b"set/a#2", b"set", b"", b"set", b"",
+    ]  # fmt: skip

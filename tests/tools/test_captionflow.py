@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cfbus import config
 from cfbus.errors import ConfigError, UsageError
 from cfbus.tools import captionflow, init
-from cfbus.tools.captionflow_keys import COMPONENTS, ROWS, SOURCES, Fate
+from cfbus.tools.captionflow_keys import COMPONENTS, HUB_KEYS, ROWS, SOURCES, Fate
 
 SECRET = "worker-alpha-2024"
 
@@ -31,6 +31,8 @@ VALUES: dict[str, Any] = {
     "vllm.*": {"level": [1, "no"]}, "worker.name": "007", "worker.gpu_id": 1, "worker.concurrency": 512,
     "vllm.mm_processor_cache_gb": True, "worker.server": "wss://bus.example.org:8765",
     "admin.server": "ws://127.0.0.1:8765",
+    "dataset.hub_config": "small", "dataset.split": "train", "dataset.image_column": "picture",
+    "dataset.url_column": "link",
     "captions.stages": [{"name": "see", "prompts": ["no"], "output_field": "caption"},
                         {"name": "sum", "prompts": ["007 {caption}"], "requires": ["see"]}],
 }  # fmt: skip
@@ -73,7 +75,8 @@ def file_of(keys: list[str]) -> str:
 
 @pytest.mark.parametrize("key", ROWS)
 def test_every_key_is_handled(key: str) -> None:
-    needs = ["orchestrator.dataset.type"] if key.startswith("orchestrator.dataset.") else []
+    of_the_hub = key.rpartition(".")[2] in HUB_KEYS
+    needs = ["orchestrator.dataset.type"] if key.startswith("orchestrator.dataset.") and not of_the_hub else []
     done = converted(file_of([*needs, key]))
     told = next(each for each in done.told if each.key == key.replace("*", "other"))
     assert told.fate is ROWS[key].fate
@@ -209,6 +212,18 @@ def test_kinds_of_datasets(kind: str) -> None:
         assert not done.options
         assert {each.fate for each in done.told} == {Fate.LATER}
         assert all("not here yet" in each.why for each in done.told)
+
+
+def test_a_dataset_of_the_hub() -> None:
+    text = (
+        "orchestrator: {dataset: {processor_type: huggingface_datasets, dataset_path: org/set, dataset_config: small,"
+        " dataset_split: train, dataset_image_column: picture}}"
+    )
+    settings = loaded(converted(text)).dataset
+    assert (settings.source, settings.paths) == ("huggingface", ("hf://org/set",))
+    assert (settings.hub_config, settings.split, settings.image_column) == ("small", "train", "picture")
+    other = converted("orchestrator: {dataset: {type: local, path: pictures, split: train}}")
+    assert loaded(other).dataset.split == ""
 
 
 def test_a_folder_of_images_that_is_not_here_is_told() -> None:

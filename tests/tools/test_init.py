@@ -29,7 +29,7 @@ def bus(tmp_path: Path) -> Path:
 
 
 def test_the_file_reads_back_for_every_component(bus: Path, pictures: Path) -> None:
-    path = init.initialise(bus, (pictures,), ("broker.port=7720", "captions.slots.short=One sentence."))
+    path = init.initialise(bus, (str(pictures),), ("broker.port=7720", "captions.slots.short=One sentence."))
     settings = config.load("gpu", path, (), {}).config
     assert settings == config.load("broker", path, (), {}).config
     assert settings.dataset.paths == (pictures,)
@@ -66,7 +66,7 @@ def test_who_was_told_another_address_keeps_it(bus: Path) -> None:
 
 
 def test_the_folder_can_be_moved(bus: Path, pictures: Path, tmp_path: Path) -> None:
-    init.initialise(bus, (pictures,), ())
+    init.initialise(bus, (str(pictures),), ())
     assert str(bus) not in (bus / "cfbus.yaml").read_text()
     moved = tmp_path / "moved"
     bus.rename(moved)
@@ -87,7 +87,7 @@ def test_every_key_is_explained_and_defaults_are_comments(bus: Path) -> None:
 
 
 def test_all_comments_taken_away_it_still_means_the_same(bus: Path, pictures: Path) -> None:
-    path = init.initialise(bus, (pictures,), ())
+    path = init.initialise(bus, (str(pictures),), ())
     settings = config.load("broker", path, (), {}).config
     bare = [line for line in path.read_text().splitlines() if not line.strip().startswith("#")]
     (bus / "bare.yaml").write_text("\n".join(bare))
@@ -118,9 +118,9 @@ def test_what_is_there_is_kept(bus: Path) -> None:
 def test_nothing_is_written_when_something_is_wrong(bus: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="no such folder"):
-        init.initialise(bus, (tmp_path / "nowhere",), ())
+        init.initialise(bus, (str(tmp_path / "nowhere"),), ())
     with pytest.raises(SourceError, match="empty"):
-        init.initialise(bus, (tmp_path / "empty",), ())
+        init.initialise(bus, (str(tmp_path / "empty"),), ())
     with pytest.raises(ConfigError, match=r"did you mean broker\.port"):
         init.initialise(bus, (), ("broker.prot=1",))
     assert not bus.exists()

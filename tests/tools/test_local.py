@@ -81,6 +81,15 @@ def test_the_store_and_all_that_belongs_to_it_lie_in_the_output_folder(pictures:
     assert not out.exists()
 
 
+def test_addresses_stay_as_they_are_and_paths_become_absolute(
+    pictures: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures.parent)
+    named = ("hf://org/some-set@main/data", "s3://bucket/a//b.tar", "pictures")
+    settings = local.configure(Wanted(named, out, {}, None, None, (), "huggingface"), {})
+    assert settings.dataset.paths == ("hf://org/some-set@main/data", "s3://bucket/a//b.tar", pictures)
+
+
 def test_the_environment_cannot_move_the_store(pictures: Path, out: Path) -> None:
     environ = {"CFBUS_STORAGE__DATA_DIR": "/elsewhere", "CFBUS_CAPTIONS__PIXEL_BUDGET": "4096"}
     settings = local.configure(wanted(out, pictures), environ)
