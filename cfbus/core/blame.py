@@ -37,7 +37,7 @@ class Claims:
     """What has been said against items that are neither done nor given up."""
 
     def __init__(self, max_attempts: int) -> None:
-        self._max_attempts = max_attempts
+        self.max_attempts = max_attempts
         self._said: dict[tuple[int, int], dict[int, list[tuple[str, str]]]] = {}
         self._again: OrderedDict[Place, None] = OrderedDict()
 
@@ -56,8 +56,8 @@ class Claims:
         attempts = sum(what != NOTHING for _, what in said)
         final = (
             len(set(item_faults)) > 1
-            or len(item_faults) >= self._max_attempts
-            or attempts >= self._max_attempts * NOT_THE_ITEM_FACTOR
+            or len(item_faults) >= self.max_attempts
+            or attempts >= self.max_attempts * NOT_THE_ITEM_FACTOR
         )
         if not final:
             self._again[place] = None

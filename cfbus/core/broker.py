@@ -20,6 +20,7 @@ from cfbus.bus.messages import Role
 from cfbus.core.asking import Asking
 from cfbus.core.blame import Claims
 from cfbus.core.catchup import CatchUp
+from cfbus.core.configuring import Configuring
 from cfbus.core.effects import Connection, Effect, LeaseRow, Note, Peer, SaveLease, Send, Stop
 from cfbus.core.feeding import Feeding
 from cfbus.core.granting import Granting
@@ -71,6 +72,7 @@ class Broker:
         self.catchup = CatchUp(self)
         self.joining = Joining(self)
         self.asking = Asking(self)
+        self.configuring = Configuring(self, remembered)
         self.feeding = Feeding(self)
 
     # ------------------------------------------------------------------ events
@@ -107,8 +109,6 @@ class Broker:
                 return self.verdicts.failed(known, message)
             case m.Release():
                 return self._release(known, message, now)
-            case m.Allowed():
-                return self.feeding.allowed(known, message, now)
             case m.Drain():
                 known.draining = True
                 self.granting.forget(known.peer.connection)
@@ -117,8 +117,15 @@ class Broker:
                 return self.joining.leave(known, now)
             case m.Admin():
                 return self.asking.admin(known, message, now)
+            case m.Allowed():
+                return self.feeding.allowed(known, message, now)
             case _:
-                return self._from_writer(known, message, payload, now)
+                return self._answers(known, message, payload, now)
+
+    def _answers(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:
+        if isinstance(message, m.Applied):
+            return self.configuring.applied(known, message)
+        return self._from_writer(known, message, payload, now)
 
     def _from_writer(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:
         if self.writer is None or self.writer.connection != known.peer.connection:
@@ -145,6 +152,7 @@ class Broker:
         effects = self.joining.lose_silent(now)
         self._run_clocks(now)
         effects += [*self.granting.ask_listing_again(now), *self.catchup.ask_again(now), *self.feeding.tick(now)]
+        effects += self.configuring.tick(now)
         if self._stopped_at is None:
             for lease in self.leases.expired(now):
                 effects.append(self._note_lease("lease.expired", lease))
@@ -157,6 +165,7 @@ class Broker:
         """When ``tick`` has something to do, at the latest."""
         times = [state.heard + self.joining.silence for state in self.peers.values()]
         times += [*self.granting.deadlines(), *self.catchup.deadlines(), *self.feeding.deadlines()]
+        times += self.configuring.deadlines()
         lease = self.leases.next_deadline()
         if lease is not None and self._stopped_at is None:
             times.append(lease)
@@ -325,7 +334,7 @@ class Broker:
         effects += [*self.catchup.ask_for_work(now), *self.granting.serve(now), *self.feeding.settle()]
         saves = [SaveLease(row) for row in self._unsaved.values()]
         self._unsaved.clear()
-        return [*saves, *effects]
+        return [*self.configuring.unsaved(), *saves, *effects]
 
     def adopt_remembered(self, now: float) -> None:
         """Leases from before a restart get a full time to live, once their pass is known again."""

@@ -56,6 +56,11 @@ class CatchUp:
         covered = {slot for walk in self._broker.passes.values() for slot in walk.slots}
         return tuple(slot.name for slot in self._broker.rules.spec.slots if slot.name not in covered)
 
+    @property
+    def opening(self) -> tuple[str, ...]:
+        """Slots for which the writer was asked to open a pass, and has not said that it did."""
+        return tuple(slot for task in self._tasks.values() if task.kind == "open-pass" for slot in task.slots)
+
     def counted(self, message: m.Tally) -> list[Effect]:
         """What captions are like; only shown."""
         self._broker.tally = message

@@ -70,12 +70,22 @@ class SaveLease:
 
 
 @dataclass(frozen=True, slots=True)
+class AskConfig:
+    """An admin asks about the configuration, or wants it read again; the shell answers."""
+
+    peer: Peer
+    who: str
+    request: Admin
+
+
+@dataclass(frozen=True, slots=True)
 class NoteCall:
     """An admin's call that the core has dealt with: a line in the audit log, durable before the answer is sent."""
 
     peer: Peer
     name: str
     request: Admin
+    outcome: str = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +118,14 @@ class SavePosition:
 
     store_id: str
     position: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveGeneration:
+    """The number of the configuration that holds, and the hash of its spec: known before any peer is told."""
+
+    generation: int
+    spec: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +227,8 @@ Effect = (
     | SaveLease
     | DropLeases
     | SavePosition
+    | SaveGeneration
+    | AskConfig
     | Stop
     | StartTask
     | ReadListing
