@@ -26,7 +26,7 @@ from cfbus.bus.messages import Message
 from cfbus.bus.sockets import Connection, ConnectionWatch
 from cfbus.bus.wire import WireError, decode, encode
 from cfbus.core.effects import Stop
-from cfbus.errors import EXIT_INTERRUPTED, CfbusError, ConfigError, KeyRefusedError
+from cfbus.errors import EXIT_INTERRUPTED, CfbusError, ConfigError, KeyRefusedError, WrongServerError
 
 MAX_WAIT_SECONDS = 60.0
 GC_THRESHOLD = 10_000
@@ -189,6 +189,8 @@ class Link:
         self._socket: sockets.Socket
         self._watch: ConnectionWatch
         self.connected = False
+        self.trouble: Connection | None = None
+        """Why there is no way to the broker, as far as that was told."""
         self._dial()
 
     def _dial(self) -> None:
@@ -236,6 +238,7 @@ class Link:
 
     def _admitted(self) -> None:
         self.connected = self._ever_admitted = True
+        self.trouble = None
         self._failures, self._wrong_since, self._diagnose_at = 0, None, 0.0
         self._dismiss_stranger()
         self._log.info("bus.connected", endpoint=self.endpoint)
@@ -244,13 +247,14 @@ class Link:
     def _without(self, why: Connection) -> None:
         """There is no way to the broker now; a person is told why, and it ends if trying on makes no sense."""
         self.connected = False
+        self.trouble = why
         self._log.warning(f"bus.{why.value}", why=why.sentence(self.endpoint))
         if why is not Connection.WRONG_SERVER:
             self._wrong_since = None
             return
         self._wrong_since = self._wrong_since or now()
         if not self._ever_admitted and now() - self._wrong_since >= WRONG_SERVER_SECONDS:
-            raise KeyRefusedError(
+            raise WrongServerError(
                 why.sentence(self.endpoint),
                 "Compare server and server_key in the configuration with what the broker shows when it starts.",
             )

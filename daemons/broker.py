@@ -6,8 +6,8 @@ Joins the broker's core to its sockets, ledger and registry. One thread over a p
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -19,16 +19,29 @@ from cfbus.bus import messages as m
 from cfbus.bus.wire import WireError, decode, encode
 from cfbus.column_check import check_columns
 from cfbus.core.broker import Broker
-from cfbus.core.effects import DropLeases, Effect, Note, Peer, SaveLease, SavePosition, Send, Stop
+from cfbus.core.effects import (
+    AskRegistry,
+    Connection,
+    DropLeases,
+    Effect,
+    EnrolKey,
+    Note,
+    NoteCall,
+    Peer,
+    SaveLease,
+    SavePosition,
+    Send,
+    Stop,
+)
 from cfbus.core.state import Rules
 from cfbus.core.watching import status
+from cfbus.daemons import registrar
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.publishing import Publisher
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
 from cfbus.spec import spec_of
 from cfbus.store.durable import make_dir
 from cfbus.store.ledger import Ledger
-from cfbus.store.registry import Registry
 
 DRAIN_MESSAGES = 512
 WATCHDOG_SECONDS = 5.0
@@ -39,6 +52,16 @@ DOMAINS = {
     sockets.BUS_DOMAIN: {m.Role.WORKER, m.Role.WRITER, m.Role.FEEDER, m.Role.ADMIN, m.Role.ENROL},
     sockets.STATS_DOMAIN: {m.Role.MONITOR, m.Role.ADMIN},
 }
+
+
+@dataclass(frozen=True, slots=True)
+class PutOut:
+    """What closing keys did: how many keys, how many connections of theirs and of monitors, how many leases."""
+
+    keys: int
+    connections: int
+    monitors: int
+    leases: int
 
 
 class BrokerDaemon:
@@ -52,12 +75,16 @@ class BrokerDaemon:
         self._pair = keys.load(settings.broker.key_file)
         logs.register_secret(self._pair.secret.decode())
         make_dir(settings.broker.data_dir)
-        self._registry = Registry.open(settings.broker.data_dir / "registry.sqlite", create=True)
+        spec = spec_of(settings.captions, settings.vllm)
+        path = settings.broker.data_dir / "registry.sqlite"
+        self._registrar = registrar.Registrar(
+            registrar.Rules(path, settings.dataset.name, settings.broker.key_days, spec)
+        )
         self._ledger = Ledger(settings.broker.data_dir / "ledger.sqlite")
-        self._table = self._registry.key_table(time.time())
+        self._table = self._registrar.table
         rules = Rules(
             dataset=settings.dataset.name,
-            spec=spec_of(settings.captions, settings.vllm),
+            spec=spec,
             instance=runtime.new_id(),
             chunk_size=min(settings.broker.chunk_size, m.MAX_CHUNK_ITEMS),
             lease_seconds=float(settings.broker.lease_seconds),
@@ -90,7 +117,7 @@ class BrokerDaemon:
     def serve(self) -> int:
         """Until asked to stop."""
         connections.self_test(self.endpoint, self._pair.public)
-        self._contributors()
+        self._core.contributors = self._registrar.contributors
         self._loop.handle_signals()
         self._loop.on_hangup(self._read_keys_now)
         if self._family.parent_fd is not None:
@@ -119,7 +146,7 @@ class BrokerDaemon:
         self._door.stop()
         self._context.term()
         self._ledger.close()
-        self._registry.close()
+        self._registrar.close()
 
     # ------------------------------------------------------------------ turns
 
@@ -159,8 +186,9 @@ class BrokerDaemon:
         if entry is None:
             self._dropped["key-not-admitted"] += 1
             return []
-        public = entry.public.decode()
-        peer = Peer(inbound.routing_id, keys.fingerprint(entry.public), entry.contributor, entry.role, public)
+        public, expires = entry.public.decode(), registrar.microseconds(entry.expires)
+        mark = keys.fingerprint(entry.public)
+        peer = Peer(inbound.routing_id, mark, entry.contributor, entry.role, public, expires)
         try:
             message, payload = decode(inbound.frames)
         except WireError as error:
@@ -176,8 +204,15 @@ class BrokerDaemon:
         for effect in effects:
             match effect:
                 case Send(to, message, payload):
-                    assert isinstance(to, bytes)
-                    sockets.send(self._bus, to, encode(message, payload))
+                    self._send(to, message, payload)
+                case NoteCall(peer, _, request):
+                    self._registrar.note(peer, request)
+                case AskRegistry(peer, _, request):
+                    self._answer(peer, request)
+                case EnrolKey(peer, request):
+                    enrolled = self._registrar.enrol(peer, request)
+                    self._use_table()
+                    self._send(peer.connection, enrolled)
                 case Note(event, facts):
                     self._log.info(event, **dict(facts))
                     self._publisher.happened(effect, runtime.wall())
@@ -185,6 +220,10 @@ class BrokerDaemon:
                     raise UnsafeError(sentence, hint)
                 case _:
                     pass
+
+    def _send(self, to: Connection, message: m.Message, payload: bytes = b"") -> None:
+        assert isinstance(to, bytes)
+        sockets.send(self._bus, to, encode(message, payload))
 
     def _remember(self, effects: list[Effect]) -> None:
         """In the ledger. It is disposable, so a full disk must not end the bus: what it missed is written with what
@@ -202,28 +241,47 @@ class BrokerDaemon:
     # ------------------------------------------------------------------ keys and stats
 
     def _reload_keys(self) -> None:
-        before, self._table = self._table, self._registry.key_table(time.time())
-        self._door.swap(self._table)
-        self._put_out(before)
-        self._contributors()
+        self._registrar.reload()
+        self._use_table()
 
-    def _put_out(self, before: auth.KeyTable) -> None:
+    def _answer(self, peer: Peer, request: m.Admin) -> None:
+        """What an admin asked of the registry, and what it did to those who were on the bus."""
+        reply = self._registrar.answer(peer, request)
+        out = self._use_table()
+        if out.keys:
+            facts = (
+                ("keys_closed", str(out.keys)),
+                ("connections_cut", str(out.connections + out.monitors)),
+                ("leases_returned", str(out.leases)),
+            )
+            reply = reply.model_copy(update={"facts": facts})
+        self._send(peer.connection, reply)
+
+    def _use_table(self) -> PutOut:
+        """Decide by the registrar's table from now on."""
+        before, self._table = self._table, self._registrar.table
+        self._core.contributors = self._registrar.contributors
+        self._door.swap(self._table)
+        return self._put_out(before)
+
+    def _put_out(self, before: auth.KeyTable) -> PutOut:
         """Whose key is not admitted any more is cut, and what it held is free at once."""
-        at = runtime.now()
+        at, ended = runtime.now(), self._core.counts.ended
         gone = self._peers.cut_keys(lambda public: self._table.admitted(public) is not None)
         effects = [effect for connection in gone for effect in self._core.lost(connection, at)]
-        closed = [public for public in before if before.admitted(public) and not self._table.admitted(public)]
+        closed = registrar.closed(before, self._table)
+        if closed:
+            effects += self._core.asking.closed(frozenset(map(keys.fingerprint, closed)), at)
         # Who subscribes cannot be told apart; those who may come back are there again in a second.
         watching = any(before[public].role in DOMAINS[sockets.STATS_DOMAIN] for public in closed)
         monitors = self._monitors.cut_all() if watching else 0
+        out = PutOut(len(closed), len(gone), monitors, self._core.counts.ended - ended)
         if closed or gone:
-            self._log.warning("keys.closed", keys=len(closed), peers_cut=len(gone), monitors_cut=monitors)
+            self._log.warning(
+                "keys.closed", keys=out.keys, peers_cut=out.connections, monitors_cut=monitors, leases=out.leases
+            )
         self._carry_out(effects)
-
-    def _contributors(self) -> None:
-        self._core.contributors = tuple(
-            (row.contributor_id, row.name, row.trust_level) for row in self._registry.contributors()
-        )
+        return out
 
     def _subscriptions(self) -> None:
         self._publisher.subscriptions(sockets.drain_client(self._stats, DRAIN_MESSAGES))

@@ -27,6 +27,7 @@ from cfbus.daemons import gpu_report
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.gpu_reading import Reading
 from cfbus.daemons.handing_over import program
+from cfbus.daemons.key_age import KeyAge
 from cfbus.daemons.reloading import Reloading
 from cfbus.daemons.seat import Blueprint, Opened, Seat
 from cfbus.engines.opening import check_engine, open_engine
@@ -97,6 +98,7 @@ class GpuDaemon:
         self._link = runtime.Link(
             self._loop, self._context, pair, public, worker.server, self._connected, self._received
         )
+        self._key_age = KeyAge()
         self._drain_until: float | None = None
         self._drains = 0
 
@@ -183,7 +185,7 @@ class GpuDaemon:
         if at >= self._measure_at:
             self._measure_at = at + MEASURE_SECONDS
             self._carry_out(self._core.measured(self._measured(), at))
-        look = self._link.tick(at)
+        look = min(self._link.tick(at), self._key_age.look(at))
         if self._drain_until is not None and (self._may_leave() or at >= self._drain_until):
             self._leave()
         times = [look, self._measure_at, max(self._core.next_deadline(), at + 0.005), self._reloading.next_deadline()]
@@ -263,6 +265,8 @@ class GpuDaemon:
         self._carry_out(self._core.connected(runtime.now()))
 
     def _received(self, message: m.Message, payload: bytes) -> None:
+        if isinstance(message, m.Welcome):
+            self._key_age.told(message)
         self._carry_out(self._core.handle(message, payload, runtime.now()))
 
     def _carry_out(self, effects: list[Effect]) -> None:

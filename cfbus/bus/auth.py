@@ -74,13 +74,15 @@ _CLOSED_STATES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
-    """One key as the bus sees it; ``public`` is 40 bytes of Z85, ``contributor`` the id to credit."""
+    """One key as the bus sees it; ``public`` is 40 bytes of Z85, ``contributor`` the id to credit, ``expires`` in UTC
+    seconds."""
 
     public: bytes
     role: Role
     state: KeyState
     contributor: str
     name: str
+    expires: float | None = None
 
 
 class KeyTable(Mapping[bytes, KeyEntry]):

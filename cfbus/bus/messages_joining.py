@@ -54,6 +54,7 @@ class Welcome(Message):
     generation: Count
     spec: Spec | None
     lost: Ids = ()
+    key_expires: Count = 0
 
 
 class Heartbeat(Message):

@@ -17,6 +17,7 @@ from dataclasses import replace
 from cfbus.bus import messages as m
 from cfbus.bus.fields import MAX_RANGES, PAGE_BYTES
 from cfbus.bus.messages import Role
+from cfbus.core.asking import Asking
 from cfbus.core.blame import Claims
 from cfbus.core.catchup import CatchUp
 from cfbus.core.effects import Connection, Effect, LeaseRow, Note, Peer, SaveLease, Send, Stop
@@ -30,7 +31,6 @@ from cfbus.core.passes import Pass, Shards
 from cfbus.core.ranges import RangeSet
 from cfbus.core.state import Counts, PeerState, Remembered, Rules, WriterState
 from cfbus.core.verdicts import Verdicts
-from cfbus.core.watching import status
 
 WRITER_SILENT_SECONDS = 3.0
 """A writer says COMMIT each second; when none came for this long, lease clocks stand still."""
@@ -70,6 +70,7 @@ class Broker:
         self.verdicts = Verdicts(self)
         self.catchup = CatchUp(self)
         self.joining = Joining(self)
+        self.asking = Asking(self)
         self.feeding = Feeding(self)
 
     # ------------------------------------------------------------------ events
@@ -81,14 +82,16 @@ class Broker:
         if type(message) not in m.MAY_SEND[peer.role]:
             return self.refuse(peer, "not-allowed", f"A {peer.role} may not send {message.TAG}.")
         if isinstance(message, m.Hello):
-            return self._settle(self.joining.hello(peer, message, now), now)
+            return self.settle(self.joining.hello(peer, message, now), now)
+        if isinstance(message, m.Enrol):
+            return self.asking.enrol(peer, message)
         known = self.peers.get(peer.connection)
         if known is None or known.peer.key != peer.key:
             return [Send(peer.connection, m.Error(code="hello-first", sentence="Introduce yourself first."))]
         known.heard = now
         if isinstance(message, m.Result):
             return self._result(known, message, payload)
-        return self._settle(self._dispatch(known, message, payload, now), now)
+        return self.settle(self._dispatch(known, message, payload, now), now)
 
     def _dispatch(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:
         match message:
@@ -113,7 +116,7 @@ class Broker:
             case m.Bye():
                 return self.joining.leave(known, now)
             case m.Admin():
-                return self._admin(known, message, now)
+                return self.asking.admin(known, message, now)
             case _:
                 return self._from_writer(known, message, payload, now)
 
@@ -148,7 +151,7 @@ class Broker:
                 self.end_lease(lease)
         if self.ready:  # what was done before is no speed of ours
             self.history.sample(now, self.done_items)
-        return self._settle(effects, now)
+        return self.settle(effects, now)
 
     def next_deadline(self) -> float | None:
         """When ``tick`` has something to do, at the latest."""
@@ -180,7 +183,7 @@ class Broker:
         """The connection was cut, for good: whoever was there has left, and its leases return at once."""
         self._run_clocks(now)
         known = self.peers.get(connection)
-        return self._settle(self.joining.leave(known, now), now) if known is not None else []
+        return self.settle(self.joining.leave(known, now), now) if known is not None else []
 
     # ------------------------------------------------------------------ leases and results
 
@@ -307,27 +310,14 @@ class Broker:
 
     # ------------------------------------------------------------------ the rest
 
-    def _admin(self, known: PeerState, message: m.Admin, now: float) -> list[Effect]:
-        facts: tuple[tuple[str, str], ...] = ()
-        problem = ""
-        if message.verb in ("pause", "resume"):
-            self.paused = message.verb == "pause"
-            facts = (("paused", "yes" if self.paused else "no"),)
-        elif message.verb == "status":
-            view = status(self, now)
-            facts = tuple((name, str(value)[:256]) for name, value in view.model_dump().items())
-        else:
-            problem = f"There is no verb {message.verb!r}."
-        reply = m.Reply(request=message.request, facts=facts, problem=problem)
-        return [Send(known.peer.connection, reply), Note("admin.call", (("verb", message.verb), ("who", known.name)))]
-
     def refuse(self, peer: Peer, code: str, sentence: str, *, fatal: bool = False) -> list[Effect]:
         """An ERROR, and a count."""
         self.counts.refused_messages[code] = self.counts.refused_messages.get(code, 0) + 1
         note = Note("message.refused", (("code", code), ("contributor", peer.contributor), ("why", sentence)))
         return [Send(peer.connection, m.Error(code=code, sentence=sentence, fatal=fatal)), note]
 
-    def _settle(self, effects: list[Effect], now: float) -> list[Effect]:
+    def settle(self, effects: list[Effect], now: float) -> list[Effect]:
+        """What follows from each event: leases to save first, then what was decided, then what can be granted now."""
         if any(isinstance(effect, Stop) for effect in effects):
             return effects
         self._run_clocks(now)

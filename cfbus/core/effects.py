@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from cfbus.bus.messages import Message, Ranges, Result, Role, Spec, Way
+from cfbus.bus.messages import Admin, Enrol, Message, Ranges, Result, Role, Spec, Way
 
 Connection = Hashable
 """One peer's way to us. Whoever holds it can be answered; a new connection is a new value."""
@@ -25,6 +25,7 @@ class Peer:
     contributor: str
     role: Role
     public: str = ""  # the key itself, Z85
+    key_expires: int = 0  # microseconds UTC; 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,32 @@ class SaveLease:
     """Keep this lease, before its GRANT is sent."""
 
     row: LeaseRow
+
+
+@dataclass(frozen=True, slots=True)
+class NoteCall:
+    """An admin's call that the core has dealt with: a line in the audit log, durable before the answer is sent."""
+
+    peer: Peer
+    name: str
+    request: Admin
+
+
+@dataclass(frozen=True, slots=True)
+class AskRegistry:
+    """An admin's call about keys, contributors, invites or the audit log: the shell asks the registry and answers."""
+
+    peer: Peer
+    name: str
+    request: Admin
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolKey:
+    """Who holds an invite wants a key let in: the shell asks the registry and answers."""
+
+    peer: Peer
+    request: Enrol
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +203,9 @@ Effect = (
     | Forget
     | UseSpec
     | Note
+    | NoteCall
+    | AskRegistry
+    | EnrolKey
     | SaveLease
     | DropLeases
     | SavePosition

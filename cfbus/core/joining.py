@@ -86,6 +86,7 @@ class Joining:
             generation=broker.rules.generation,
             spec=broker.rules.spec if state.peer.role is Role.WORKER else None,
             lost=lost,
+            key_expires=state.peer.key_expires,
         )
         return Send(state.peer.connection, welcome)
 

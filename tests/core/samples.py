@@ -26,6 +26,8 @@ SAMPLES: dict[type[m.Message], m.Message] = {
     m.Done: m.Done(task=ANN),
     m.Admin: m.Admin(request=ANN, verb="status"),
     m.Tally: m.Tally(slots=(), credits=(), contributors=0, unsealed_bytes=0),
+    m.Enrol: m.Enrol(public="x" * 40, name="n", dataset="d"),
+    m.Enrolled: m.Enrolled(state="active", now=0, dataset="d"),
     m.Since: m.Since(shards=0),
     m.Resend: m.Resend(),
     m.Ack: m.Ack(results=(), window=0),
