@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 
 import zmq
-from processes.support import until
+from processes.support import PATIENCE_SECONDS, until
 
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
@@ -102,15 +102,12 @@ class FeederLink(Link):
 
     def await_items(self, *items: int) -> list[Got]:
         """What was asked for before."""
-        left = set(items)
-
-        def look() -> bool:
+        left, deadline = set(items), time.monotonic() + PATIENCE_SECONDS
+        while left:
+            assert time.monotonic() < deadline, f"{len(left)} items have not come"
             self.wait()
             self.take()
             left.difference_update([item for item in left if item in self.got and self.got[item].whole])
-            return not left
-
-        until("items", look)
         return [self.got.pop(item) for item in items]
 
 
