@@ -243,7 +243,7 @@ def _settings(folder: Path, facts: Facts, key_file: Path, engine: Engine, overri
         (section, "server_key"): keys.public_line(facts.server, "broker"),
         (section, "key_file"): str(key_file),
     }
-    if facts.stats:
+    if facts.stats and section == "admin":
         told[section, "stats"] = facts.stats
     if facts.role is Role.WORKER:
         told["worker", "spool_dir"] = str(folder / "spool")

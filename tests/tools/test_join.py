@@ -1,4 +1,4 @@
-"""`cfbus join`, as far as it goes without a bus: where the invite comes from, what is asked, what fails before it is used."""
+"""`cfbus join`, as far as it goes without a bus: where the invite comes from, what is asked, what fails first."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def test_a_file_that_others_read_is_told(tmp_path: Path) -> None:
 def test_a_terminal_is_asked_without_echo_and_then_whether_to_go_on(tmp_path: Path) -> None:
     line = a_line()
     master, slave = pty.openpty()
-    code = "import os, sys; os.setsid(); os.close(os.open(os.ttyname(0), os.O_RDWR)); from cfbus.tools.join import command; command()"
+    terminal = "import os; os.setsid(); os.close(os.open(os.ttyname(0), os.O_RDWR))"
+    code = f"{terminal}; from cfbus.tools.join import command; command()"
     command = [sys.executable, "-c", code, "--dir", str(tmp_path / "me")]
     process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
