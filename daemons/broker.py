@@ -26,6 +26,7 @@ from cfbus.core.effects import (
     Connection,
     Effect,
     EnrolKey,
+    Leave,
     Note,
     NoteCall,
     Peer,
@@ -224,6 +225,8 @@ class BrokerDaemon:
                 case Note(event, facts):
                     self._log.info(event, **dict(facts))
                     self._publisher.happened(effect, runtime.wall())
+                case Leave():
+                    self._loop.stop_requests += 1
                 case Stop(sentence, hint):
                     raise UnsafeError(sentence, hint)
                 case _:

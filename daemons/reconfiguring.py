@@ -23,7 +23,7 @@ from cfbus.core.asking import reply_of
 from cfbus.core.broker import Broker
 from cfbus.core.configuring import Settings
 from cfbus.core.effects import AskConfig, Effect, NoteCall, Send
-from cfbus.core.verbs import Told
+from cfbus.core.told import Told
 from cfbus.errors import CfbusError
 from cfbus.spec import spec_of
 

@@ -17,7 +17,7 @@ from cfbus.bus import messages as m
 from cfbus.bus.auth import KeyTable
 from cfbus.core.asking import reply_of
 from cfbus.core.effects import Peer
-from cfbus.core.verbs import Told
+from cfbus.core.told import Told
 from cfbus.errors import CfbusError, DamagedStoreError, TryAgainError
 from cfbus.store import invites
 from cfbus.store.registry import Registry

@@ -13,7 +13,8 @@ from cfbus.bus.fields import PAGE_BYTES
 from cfbus.core.effects import AskConfig, AskRegistry, Effect, EnrolKey, Note, NoteCall, Peer, Send
 from cfbus.core.pages import pages
 from cfbus.core.state import PeerState
-from cfbus.core.verbs import READS, VERBS, Told
+from cfbus.core.told import Told
+from cfbus.core.verbs import READS, VERBS
 
 if TYPE_CHECKING:
     from cfbus.core.broker import Broker

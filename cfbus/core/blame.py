@@ -90,6 +90,25 @@ class Claims:
             said.append((contributor, NOTHING))
         self._again[place] = None
 
+    def _waiting(self, reason: str | None) -> list[Place]:
+        """What waits to be tried again; ``reason``: only where somebody blamed this (``item``, ``worker``, …)."""
+        return [
+            place
+            for place in self._again
+            if reason is None or any(fault == reason for _, fault in self._said[place[:2]][place[2]])
+        ]
+
+    def count(self, reason: str | None) -> int:
+        """How many items ``forgive`` would."""
+        return len(self._waiting(reason))
+
+    def forgive(self, reason: str | None) -> int:
+        """What was said against items that wait to be tried again is forgotten; their attempts count from none."""
+        chosen = self._waiting(reason)
+        for place in chosen:
+            self._said[place[:2]][place[2]] = [("", NOTHING)]
+        return len(chosen)
+
     def clear(self, place: Place) -> None:
         """The item is done or given up."""
         said = self._said.get(place[:2], {})

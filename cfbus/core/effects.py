@@ -138,6 +138,11 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Leave:
+    """What an admin wanted to be waited for has come: the broker's shell ends, well."""
+
+
+@dataclass(frozen=True, slots=True)
 class StartTask:
     """The writer's shell should do this work and report its end to the core."""
 
@@ -229,6 +234,7 @@ Effect = (
     | SavePosition
     | SaveGeneration
     | AskConfig
+    | Leave
     | Stop
     | StartTask
     | ReadListing

@@ -8,32 +8,17 @@ Invariant: a verb that finds something wrong with what it was given changes noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
-from cfbus.core.effects import Effect
+from cfbus.core.told import Arguments, Told, Verb
+from cfbus.core.verbs_leases import drain, leases, reset, story, workers
 from cfbus.core.watching import status
 
 if TYPE_CHECKING:
     from cfbus.core.broker import Broker
 
 FACT_CHARS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """An answer: facts, a table, or a problem; and what else is to be done before it is sent."""
-
-    facts: tuple[tuple[str, str], ...] = ()
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    problem: str = ""
-    effects: tuple[Effect, ...] = ()
-
-
-Arguments: TypeAlias = Mapping[str, str]
-Verb: TypeAlias = Callable[["Broker", Arguments, float], Told]
 
 
 def _status(broker: Broker, _arguments: Arguments, now: float) -> Told:
@@ -51,6 +36,15 @@ def _resume(broker: Broker, _arguments: Arguments, _now: float) -> Told:
     return Told(facts=(("paused", "no"),))
 
 
+def _shutdown(broker: Broker, arguments: Arguments, _now: float) -> Told:
+    """End the broker: when all is captioned and sealed, or as soon as nothing is leased any more."""
+    when = "when all is captioned and sealed" if arguments.get("when-done") == "yes" else "when nothing is leased"
+    broker.ending = "done" if arguments.get("when-done") == "yes" else "drained"
+    told = drain(broker, {}, _now).effects if broker.ending == "drained" else ()
+    broker.paused = broker.paused or broker.ending == "drained"
+    return Told(facts=(("ends", when),), effects=told)
+
+
 def _answers(broker: Broker, _arguments: Arguments, _now: float) -> Told:
     rows = tuple((each.worker, each.contributor, each.outcome, each.reason) for each in broker.configuring.answers())
     facts = (("generation", str(broker.rules.generation)),)
@@ -62,7 +56,13 @@ VERBS: Final[Mapping[str, tuple[Verb, frozenset[str]]]] = {
     "pause": (_pause, frozenset()),
     "resume": (_resume, frozenset()),
     "answers": (_answers, frozenset()),
+    "workers": (workers, frozenset()),
+    "leases": (leases, frozenset({"worker"})),
+    "story": (story, frozenset({"place"})),
+    "drain": (drain, frozenset({"worker"})),
+    "reset": (reset, frozenset({"place", "stale", "contributor", "failed", "reason", "dry-run"})),
+    "shutdown": (_shutdown, frozenset({"when-done"})),
 }
 """Verb -> what does it, and the arguments that it takes."""
-READS: Final = frozenset({"status", "answers"})
+READS: Final = frozenset({"status", "answers", "workers", "leases", "story"})
 """Those that change nothing."""

@@ -67,11 +67,11 @@ def test_a_change_is_shown_taken_and_answered(nursery: Nursery, tmp_path: Path) 
         edit(bus, "short", "Say it in a word.")
         kinds = {"broker.chunk_size": "live", "captions.slots.short.prompt": "live"}
         assert classes(asker.ask("config-diff", {})) == kinds
-        assert answered(asker, "1") == {"ann": "applied"}, "to compare is not to change"
+        assert answered(asker, "1") == {"ann-0": "applied"}, "to compare is not to change"
         told = asker.ask("reload", {})
         assert classes(told) == kinds
         assert dict(told.facts)["generation"] == "2"
-        assert answered(asker, "2") == {"ann": "applied"}
+        assert answered(asker, "2") == {"ann-0": "applied"}
         assert ("broker.chunk_size", "20") in asker.ask("config-show", {}).rows
         good = bus.config.read_text()
         bus.config.write_text(good.replace("chunk_size: 20", "chunk_size: 3\n  chunk_sice: 4"))
@@ -83,7 +83,7 @@ def test_a_change_is_shown_taken_and_answered(nursery: Nursery, tmp_path: Path) 
             asker.ask("reload", {})
         bus.config.write_text(good)
         assert asker.ask("reload", {}).rows == (), "what was refused has left something behind"
-        assert answered(asker, "2") == {"ann": "applied"}
+        assert answered(asker, "2") == {"ann-0": "applied"}
         log = [(row[3], row[5].partition(":")[0]) for row in asker.ask("audit", {}).rows if row[3] == "reload"]
         assert log == [("reload", "done"), ("reload", "refused"), ("reload", "refused"), ("reload", "done")]
     said = nursery.start("cfbus.tools.admin", "--config", bus.config, "reload").ends(0)

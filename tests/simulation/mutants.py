@@ -258,7 +258,7 @@ MUTANTS = (
     ),
     Mutant(
         "remembered leases are not taken up",
-        (Edit("core/broker.py", "for row in self.remembered:", "for row in ():"),),
+        (Edit("core/adopting.py", "for row in broker.remembered:", "for row in ():"),),
         (26, 64, 75),
         "refused",
     ),
