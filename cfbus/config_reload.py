@@ -62,6 +62,7 @@ CLASSES: Final[Mapping[KeyPath, Class]] = {
     ("writer",): Class.ELSEWHERE,
     ("worker",): Class.ELSEWHERE,
     ("feeder",): Class.ELSEWHERE,
+    ("metrics",): Class.REFUSED,
     ("admin",): Class.ELSEWHERE,
 }
 """For a key, the longest of these that it begins with counts."""

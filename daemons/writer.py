@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from cfbus.bus.wire import decode_table
 from cfbus.core.effects import Effect, Note, ProbeRoom, ReadListing, Send, StartTask, Stop
 from cfbus.core.pace import Pace
 from cfbus.core.writer import Writer, WriterRules
+from cfbus.daemons import figures
 from cfbus.daemons.chores import Chore
 from cfbus.daemons.flags import Start, common_flags, override, start
+from cfbus.daemons.metrics import Figure, Metrics
 from cfbus.daemons.taking_up import take_up
 from cfbus.errors import EXIT_DONE, CfbusError, DiskFullError, UnsafeError
 from cfbus.store.durable import probe_room
@@ -84,6 +87,7 @@ class WriterDaemon:
         self._link = runtime.Link(
             self._loop, self._context, pair, public, settings.writer.server, self._connected, self._received
         )
+        self._metrics = Metrics(settings, "writer", self._loop, self._figures)
         self._sealing: Chore | None = None
         self._sealing_file: JournalFile | None = None
         self._seal_result: Sealed | None = None
@@ -109,7 +113,11 @@ class WriterDaemon:
         finally:
             self._close()
 
+    def _figures(self) -> Iterator[Figure]:
+        return figures.of_writer(self._core, self._journal.size(), self._link.connected)
+
     def _close(self) -> None:
+        self._metrics.close()
         for chore in (self._scanning, self._sealing):
             if chore is not None:
                 chore.end()

@@ -116,7 +116,14 @@ command.add_command(admin_keys.command, "keys")
 command.add_command(admin_contributors.command, "contributors")
 command.add_command(admin_audit.command, "audit")
 command.add_command(admin_config.reload, "reload")
-for _verb in (admin_run.workers, admin_run.leases, admin_run.story, admin_run.drain, admin_run.reset, admin_run.shutdown):
+for _verb in (
+    admin_run.workers,
+    admin_run.leases,
+    admin_run.story,
+    admin_run.drain,
+    admin_run.reset,
+    admin_run.shutdown,
+):
     command.add_command(_verb)
 command.add_command(admin_config.command, "config")
 
