@@ -17,7 +17,16 @@ from cfbus import __version__, logs
 from cfbus.core.snapshot import Status
 from cfbus.errors import EXIT_DONE
 from cfbus.runtime import last_frame
-from cfbus.tools import admin_audit, admin_config, admin_contributors, admin_invites, admin_keys, admin_run, progress
+from cfbus.tools import (
+    admin_audit,
+    admin_config,
+    admin_contributors,
+    admin_health,
+    admin_invites,
+    admin_keys,
+    admin_run,
+    progress,
+)
 from cfbus.tools.admin_asking import JSON, Where, asker_of
 from cfbus.tools.asking import Facts
 from cfbus.tools.main import Verbs, begin
