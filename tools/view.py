@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -109,8 +110,11 @@ def serve(settings: config.Config, host: str, port: int, names: tuple[str, ...],
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         server.run([door])
+    except KeyboardInterrupt:  # uvicorn gives the signal that ended it to whoever had it before
+        pass
     finally:
         pictures.close()
     return EXIT_DONE

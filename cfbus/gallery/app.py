@@ -153,7 +153,7 @@ def _figures(figures: Figures) -> dict[str, object]:
     return {
         "position": figures.position, "captions": figures.captions, "failures": figures.failures,
         "minutes": list(figures.minutes), "spark": spark(figures.minutes),
-        "leaders": [[display(name, 100), count] for name, count in figures.leaders],
+        "leaders": [[display(figures.names.get(who, who), 100), count] for who, count in figures.leaders],
     }  # fmt: skip
 
 

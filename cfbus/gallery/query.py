@@ -30,10 +30,11 @@ RENEW_SECONDS: Final = 2.0
 MINUTES: Final = 120
 MINUTE_US: Final = 60_000_000
 LEADERS: Final = 20
+NAMES: Final = 10_000
 _SHOWN: Final = (
     "shard, item_index, item_key, slot, caption, revision, commit_seq, contributor_id, worker, model, finish_reason,"
-    " prompt_tokens, output_tokens, mean_logprob, flags, epoch_us(timestamp), image_width, image_height, image_format, file_size,"
-    " url, metadata, prompt_id, stage, engine, spec"
+    " prompt_tokens, output_tokens, mean_logprob, flags, epoch_us(timestamp), image_width, image_height, image_format,"
+    " file_size, url, metadata, prompt_id, stage, engine, spec"
 )
 
 
@@ -111,6 +112,8 @@ class Figures:
     minutes: Sequence[int] = ()
     leaders: Sequence[tuple[str, int]] = ()
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What contributors are called, by id."""
 
 
 class Gallery:
@@ -131,7 +134,10 @@ class Gallery:
     def _open(self) -> tuple[View, duckdb.DuckDBPyConnection]:
         view = open_view(self._root, latest=self._latest)
         tables = self._duckdb.connect(config={"enable_external_access": True, "threads": 2})
-        for table, of in (("captions", view), ("everything", _all(view)), ("failures", view.failures)):
+        for table, of in (
+            ("captions", view), ("everything", _all(view)), ("failures", view.failures),
+            ("contributors", view.contributors),
+        ):  # fmt: skip
             of.duckdb(tables).create_view(table)
         return view, tables
 
@@ -238,7 +244,8 @@ class Gallery:
                 per_minute[MINUTES - 1 - ago] = count
         leaders = self._ask(f"select contributor_id, count(*) from captions group by 1 order by 2 desc limit {LEADERS}")
         choices = {name: self._choices(column) for name, column in _CHOICE_COLUMNS.items()}
-        return Figures(view.position, captions, failures, per_minute if newest else (), leaders, choices)
+        names = dict(self._ask(f"select contributor_id, name from contributors where name <> '' limit {NAMES}"))
+        return Figures(view.position, captions, failures, per_minute if newest else (), leaders, choices, names)
 
     def _choices(self, column: str) -> list[str]:
         sql = f"select distinct {column} as one from captions where one is not null order by 1 limit {CHOICES}"

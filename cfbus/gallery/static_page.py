@@ -37,7 +37,7 @@ def write(
     most: int,
     done: Callable[[int], None],
 ) -> int:
-    """Write the file, whole or not at all; returns how many items are in it."""
+    """Write the file, whole or, where there are no such items, not at all; returns how many are in it."""
     shown: list[tuple[Entry, str]] = []
     for entry in entries(gallery, filters, most):
         try:
@@ -46,6 +46,8 @@ def write(
             picture = ""
         shown.append((entry, picture))
         done(len(shown))
+    if not shown:
+        return 0
     style = (Path(__file__).parent / "static" / "gallery.css").read_text(encoding="utf-8")
     text = (
         templates()
