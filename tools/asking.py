@@ -21,6 +21,7 @@ from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.keys import KeyPair
 from cfbus.errors import EXIT_DONE, KeyRefusedError, TryAgainError, UsageError
+from cfbus.link import Link
 from cfbus.store.registry import Registry
 from cfbus.store.registry_calls import Call
 from cfbus.store.registry_verbs import VERBS, perform
@@ -66,7 +67,7 @@ class Conversation:
         self._is_answer: Callable[[m.Message], bool] = lambda _: False
         self._loop = runtime.Loop()
         self._context: sockets.Context = zmq.Context()
-        self.link = runtime.Link(self._loop, self._context, pair, server, endpoint, self._connected, self._received)
+        self.link = Link(self._loop, self._context, pair, server, endpoint, self._connected, self._received)
 
     def close(self) -> None:
         """Say goodbye and hang up."""
