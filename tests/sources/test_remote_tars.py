@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from sources.remote_rig import Bucket, Ranged, s3_environment, s3_server
 from sources.tar_rig import contents, items, make_tar
 from sources.web_rig import Page, WebServer, serving, status
@@ -297,6 +299,18 @@ def test_what_s3_servers_answer(monkeypatch: pytest.MonkeyPatch, code: int, reas
         assert (caught.value.reason.value, caught.value.fault) == (reason, fault)
         assert "the-" not in caught.value.detail
         assert web.asked["/bucket/a.tar"] == (2 if fault == "network" else 1)
+
+
+def test_s3_checks_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with serving({"/bucket/a": Ranged(b"x" * 100)}, tls=context) as web:
+        for name, value in s3_environment(f"https://127.0.0.1:{web.port}").items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ReadError) as caught:
+            opened(attempts=2).open("s3://bucket/a.tar")
+        assert (caught.value.reason.value, caught.value.fault) == ("certificate", "worker")
+        assert not web.asked
 
 
 def test_s3_that_cuts_ignores_ranges_or_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
