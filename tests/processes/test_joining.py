@@ -236,6 +236,23 @@ def test_a_key_that_needs_approval_waits_for_it(bus: Bus, told: Told, tmp_path: 
     worker.ends(0, 40.0)
 
 
+def test_a_key_that_is_ended_now_is_out_at_once(bus: Bus, told: Told, tmp_path: Path) -> None:
+    join(told, 0, bus.invite(tmp_path), tmp_path / "me", *MINE)
+    mark = keys.fingerprint(keys.load_public(tmp_path / "me" / "keys" / "worker.key"))
+    worker = bus.terminals._nursery.start("cfbus.daemons.gpu", "--config", tmp_path / "me" / "gpu.yaml")
+    worker.says("bus.welcomed")
+    put_out = json.loads(bus.admin("keys", "expire", mark, "now", "--json"))
+    assert (put_out["keys_closed"], put_out["connections_cut"]) == (1, 1)
+    assert "it said: this key has ended." in worker.ends(77, 30.0)
+    bus.admin("keys", "expire", mark, "10d")
+    (row,) = bus.rows("keys", "show", mark)
+    assert (row["state"], row["mark"]) == ("active", "ends in 10 days")
+    worker = bus.terminals._nursery.start("cfbus.daemons.gpu", "--config", tmp_path / "me" / "gpu.yaml")
+    worker.says("key.ends-soon")
+    worker.signal(signal.SIGTERM)
+    worker.ends(0, 40.0)
+
+
 def test_a_key_by_hand_and_a_join_file(bus: Bus, told: Told, tmp_path: Path) -> None:
     said = told(0, "cfbus", "keygen", tmp_path / "mine")
     line = said.partition("maintainer): ")[2].strip()
