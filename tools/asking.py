@@ -19,6 +19,7 @@ import zmq
 from cfbus import config, logs, runtime
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
+from cfbus.bus.following import Connection
 from cfbus.bus.keys import KeyPair
 from cfbus.errors import EXIT_DONE, KeyRefusedError, TryAgainError, UsageError
 from cfbus.link import Link
@@ -103,6 +104,11 @@ class Conversation:
         elif self._is_answer(message):
             self._answer = message
 
+    @property
+    def _must_wait(self) -> bool:
+        """Whether the broker does not let this key in before somebody has decided so: no use to try on."""
+        return self.link.trouble is Connection.LATER
+
     def exchange(
         self, question: m.Message | None, is_answer: Callable[[m.Message], bool], seconds: float
     ) -> m.Message | None:
@@ -113,7 +119,7 @@ class Conversation:
         deadline = time.monotonic() + seconds
 
         def turn(at: float) -> float:
-            if self._answer or self._refusal or time.monotonic() >= deadline:
+            if self._answer or self._refusal or self._must_wait or time.monotonic() >= deadline:
                 self._loop.stop(EXIT_DONE)
             return min(self.link.tick(at), at + 0.5)
 
@@ -130,7 +136,7 @@ class Conversation:
         deadline = time.monotonic() + seconds
 
         def turn(at: float) -> float:
-            if self.link.connected or time.monotonic() >= deadline:
+            if self.link.connected or self._must_wait or time.monotonic() >= deadline:
                 self._loop.stop(EXIT_DONE)
             return min(self.link.tick(at), at + 0.5)
 
