@@ -227,10 +227,7 @@ class BrokerDaemon:
                 case AskRegistry(peer, _, request):
                     self._answer(peer, request)
                 case EnrolKey(peer, request):
-                    enrolled = self._registrar.enrol(peer, request)
-                    if self._table is not self._registrar.table:
-                        self._use_table()
-                    self._send(peer.connection, enrolled)
+                    self._enrol(peer, request)
                 case Note(event, facts):
                     self._log.info(event, **dict(facts))
                     self._publisher.happened(effect, runtime.wall())
@@ -240,6 +237,12 @@ class BrokerDaemon:
                     raise UnsafeError(sentence, hint)
                 case _:
                     pass
+
+    def _enrol(self, peer: Peer, request: m.Enrol) -> None:
+        enrolled = self._registrar.enrol(peer, request)
+        if self._table is not self._registrar.table:
+            self._use_table()
+        self._send(peer.connection, enrolled)
 
     def _send(self, to: Connection, message: m.Message, payload: bytes = b"") -> None:
         assert isinstance(to, bytes)
