@@ -36,10 +36,10 @@ WHY: Final[Mapping[Class, str]] = {
     Class.LIVE: "holds at once, for what is begun from now on",
     Class.ENGINE: "workers whose own configuration says otherwise refuse it until that is changed too",
     Class.OPENS: "a new slot: every image gets this caption too",
-    Class.REFUSED: "needs a restart of the broker",
+    Class.REFUSED: "a restart of the broker is needed",
     Class.ELSEWHERE: "another process reads it",
 }
-IDENTITY: Final = "says what is captioned, and the store is of that alone"
+IDENTITY: Final = "it says what is captioned, and the store is of that alone"
 
 CLASSES: Final[Mapping[KeyPath, Class]] = {
     ("dataset",): Class.REFUSED,

@@ -48,6 +48,8 @@ from cfbus.store.ledger import Kept, Ledger
 DRAIN_MESSAGES = 512
 WATCHDOG_SECONDS = 5.0
 KEYS_SECONDS = 60.0
+FAREWELL_SECONDS = 0.3
+"""So long a key that was closed is told why before its connection is cut; what it says meanwhile is dropped."""
 MAX_OWED = 10_000
 DOMAINS = {
     sockets.BUS_DOMAIN: {m.Role.WORKER, m.Role.WRITER, m.Role.FEEDER, m.Role.ADMIN, m.Role.ENROL},
@@ -98,6 +100,7 @@ class BrokerDaemon:
         self._owed: list[Effect] = []
         self._watchdog_at = self._keys_at = 0.0
         self._tick_at = 0.0
+        self._cut_at = float("inf")
         self._loop = runtime.Loop()
         self._reconfiguring = Reconfiguring(begin.load, settings, self._loop.wake, self._take)
         self._open(settings)
@@ -178,6 +181,9 @@ class BrokerDaemon:
             cut = self._peers.cut_endless() + self._monitors.cut_endless()
             if cut:
                 self._log.warning("peers.cut", count=cut, why="a message without end")
+        if at >= self._cut_at:
+            self._cut_at = float("inf")
+            self._peers.cut_keys(self._admitted)
         if at >= self._keys_at:
             self._keys_at = at + KEYS_SECONDS
             self._reload_keys()
@@ -185,7 +191,9 @@ class BrokerDaemon:
         self._publisher.publish(self._core, at)
         deadline = self._core.next_deadline()
         self._tick_at = float("inf") if deadline is None else deadline
-        return min(self._watchdog_at, self._keys_at, max(self._tick_at, at + 0.05), self._publisher.next_at)
+        return min(
+            self._watchdog_at, self._keys_at, self._cut_at, max(self._tick_at, at + 0.05), self._publisher.next_at
+        )
 
     def _receive(self) -> None:
         batch = sockets.drain(self._bus, DRAIN_MESSAGES, self._dropped)
@@ -227,9 +235,7 @@ class BrokerDaemon:
                 case AskRegistry(peer, _, request):
                     self._answer(peer, request)
                 case EnrolKey(peer, request):
-                    enrolled = self._registrar.enrol(peer, request)
-                    self._use_table()
-                    self._send(peer.connection, enrolled)
+                    self._enrol(peer, request)
                 case Note(event, facts):
                     self._log.info(event, **dict(facts))
                     self._publisher.happened(effect, runtime.wall())
@@ -239,6 +245,12 @@ class BrokerDaemon:
                     raise UnsafeError(sentence, hint)
                 case _:
                     pass
+
+    def _enrol(self, peer: Peer, request: m.Enrol) -> None:
+        enrolled = self._registrar.enrol(peer, request)
+        if self._table is not self._registrar.table:
+            self._use_table()
+        self._send(peer.connection, enrolled)
 
     def _send(self, to: Connection, message: m.Message, payload: bytes = b"") -> None:
         assert isinstance(to, bytes)
@@ -283,11 +295,17 @@ class BrokerDaemon:
         self._door.swap(self._table)
         return self._put_out(before)
 
+    def _admitted(self, public: bytes) -> bool:
+        return self._table.admitted(public) is not None
+
     def _put_out(self, before: auth.KeyTable) -> PutOut:
         """Whose key is not admitted any more is cut, and what it held is free at once."""
         at, ended = runtime.now(), self._core.counts.ended
-        gone = self._peers.cut_keys(lambda public: self._table.admitted(public) is not None)
-        effects = [effect for connection in gone for effect in self._core.lost(connection, at)]
+        gone = self._peers.closing(self._admitted)
+        effects: list[Effect] = [Send(to, self._registrar.farewell(public)) for to, public in gone.items()]
+        effects += [effect for connection in gone for effect in self._core.lost(connection, at)]
+        if gone:
+            self._cut_at = min(self._cut_at, at + FAREWELL_SECONDS)
         closed = registrar.closed(before, self._table)
         if closed:
             effects += self._core.asking.closed(frozenset(map(keys.fingerprint, closed)), at)

@@ -34,6 +34,7 @@ from cfbus.daemons.reloading import Reloading
 from cfbus.daemons.seat import Blueprint, Opened, Seat
 from cfbus.engines.opening import check_engine, open_engine
 from cfbus.errors import EXIT_DONE, CfbusError, ConfigError
+from cfbus.link import Link
 from cfbus.sources.base import DISK_READERS
 from cfbus.store.spool import Spool as SpoolFolder
 
@@ -96,9 +97,7 @@ class GpuDaemon:
         self._core = Worker(gpu_report.rules_of(worker, reads=self._reading.itself), self._facts(), runtime.now())
         self._core.restore(self._spool.results(), runtime.now())
         self._context: sockets.Context = zmq.Context()
-        self._link = runtime.Link(
-            self._loop, self._context, pair, public, worker.server, self._connected, self._received
-        )
+        self._link = Link(self._loop, self._context, pair, public, worker.server, self._connected, self._received)
         self._key_age = KeyAge()
         self._metrics = Metrics(settings, "gpu", self._loop, self._measure)
         self._drain_until: float | None = None

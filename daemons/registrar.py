@@ -12,18 +12,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cfbus import logs
+from cfbus import logs, runtime
 from cfbus.bus import messages as m
-from cfbus.bus.auth import KeyTable
+from cfbus.bus.auth import KeyState, KeyTable
 from cfbus.core.asking import reply_of
 from cfbus.core.effects import Peer
 from cfbus.core.told import Told
+from cfbus.daemons.key_age import AGAIN_SECONDS, WARN_SECONDS
 from cfbus.errors import CfbusError, DamagedStoreError, TryAgainError
+from cfbus.link import KEY_CLOSED
 from cfbus.store import invites
 from cfbus.store.registry import Registry
 from cfbus.store.registry_calls import Answer, Call
+from cfbus.store.registry_rows import date
 from cfbus.store.registry_verbs import READS, perform
 
+_FAREWELLS: Mapping[KeyState | None, str] = {
+    KeyState.PENDING: "this key waits for approval",
+    KeyState.SUSPENDED: "this key is suspended",
+    KeyState.REVOKED: "this key was revoked",
+    KeyState.EXPIRED: "this key has ended",
+}
+_REASONED = frozenset({KeyState.SUSPENDED, KeyState.REVOKED})
+NAMED = 5
+"""So many of the keys that end soon are named in the log."""
 MICROSECONDS = 1_000_000
 MAX_MICROSECONDS = (1 << 53) - 1
 PROBLEM_CHARS = 1000
@@ -49,6 +61,8 @@ class Registrar:
         self.table = KeyTable()
         self.contributors: tuple[tuple[str, str, int], ...] = ()
         self._take_up(self._registry)
+        self._warn_at = 0.0
+        self._warn(runtime.now())
 
     def change(self, key_days: int, spec: m.Spec) -> None:
         """The broker's configuration has changed."""
@@ -69,6 +83,21 @@ class Registrar:
         except (CfbusError, sqlite3.Error, ValueError) as error:
             self.close()
             self._log.error("keys.not-reloaded", why=str(error), kept=len(self.table))
+        self._warn(runtime.now())
+
+    def _warn(self, at: float) -> None:
+        """Once a day, of keys that end soon: whoever runs on them is told too, but may not be looking."""
+        if at < self._warn_at:
+            return
+        self._warn_at = at + AGAIN_SECONDS
+        limit = time.time() + WARN_SECONDS
+        admitted = [each for each in self.table.values() if self.table.admitted(each.public)]
+        dated = [(each.expires or limit, each.name) for each in admitted if each.role is not m.Role.ENROL]
+        soon = sorted(each for each in dated if each[0] < limit)
+        if soon:
+            first = [f"{name}: {date(expires)}" for expires, name in soon[:NAMED]]
+            hint = "`cfbus-admin keys list` shows all, `cfbus-admin keys expire KEY 90d` lets one last longer"
+            self._log.warning("keys.end-soon", keys=len(soon), first=first, hint=hint)
 
     def _opened_again(self) -> Registry:
         """Closed first: another file may lie there, and two at a time must not be open (``Registry.open``)."""
@@ -90,6 +119,14 @@ class Registrar:
             return self._registry or self._opened_again()
         except sqlite3.Error as error:
             raise DamagedStoreError(f"The registry cannot be used: {error}.") from error
+
+    def farewell(self, public: bytes) -> m.Error:
+        """What a peer is told whose key is not admitted any more."""
+        entry = self.table.get(public)
+        state = entry.state if entry is not None else None
+        sentence = _FAREWELLS.get(state, "this key is not known here any more")
+        reason = f" ({entry.reason})" if entry is not None and entry.reason and state in _REASONED else ""
+        return m.Error(code=KEY_CLOSED, sentence=f"{sentence}{reason}.")
 
     # ------------------------------------------------------------------ admins
 
@@ -138,7 +175,8 @@ class Registrar:
         done = invites.enrol(registry, invite, public, request.name, key_days=self._rules.key_days, now=time.time())
         if done.key is None:
             return self._refused(done.refusal or "", done.sentence)
-        self._take_up(registry)
+        if public not in self.table:
+            self._take_up(registry)
         state = self.table[public].state
         return m.Enrolled.model_validate(
             {

@@ -25,15 +25,17 @@ from cfbus.core.writer import Writer, WriterRules
 from cfbus.daemons import figures
 from cfbus.daemons.chores import Chore
 from cfbus.daemons.flags import Start, common_flags, override, start
+from cfbus.daemons.key_age import KeyAge
 from cfbus.daemons.metrics import Figure, Metrics
 from cfbus.daemons.taking_up import take_up
-from cfbus.errors import EXIT_DONE, CfbusError, DiskFullError, UnsafeError
+from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
+from cfbus.link import Link
 from cfbus.store.durable import probe_room
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal, JournalFile
 from cfbus.store.listing import listing_page
 from cfbus.store.manifest import Manifest, ShardRow
-from cfbus.store.seal import Sealed, record, seal_command
+from cfbus.store.seal import Sealed, record, seal_command, seal_error
 from cfbus.store.snapshots import write_contributors, write_jobs
 
 LISTING_BYTES = 256 * 1024
@@ -84,10 +86,11 @@ class WriterDaemon:
         self._loop = runtime.Loop()
         self._context: sockets.Context = zmq.Context()
         public = runtime.server_key(settings.writer.server_key, "writer")
-        self._link = runtime.Link(
+        self._link = Link(
             self._loop, self._context, pair, public, settings.writer.server, self._connected, self._received
         )
         self._metrics = Metrics(settings, "writer", self._loop, self._figures)
+        self._key_age = KeyAge()
         self._sealing: Chore | None = None
         self._sealing_file: JournalFile | None = None
         self._seal_result: Sealed | None = None
@@ -138,7 +141,7 @@ class WriterDaemon:
             return self._stop(at)
         if at >= self._core.next_deadline():
             self._carry_out(self._core.tick(at))
-        look = self._link.tick(at)
+        look = min(self._link.tick(at), self._key_age.look(at))
         self._seal(at)
         times = [look, max(self._core.next_deadline(), at + 0.01), self._seal_at()]
         return min(times)
@@ -164,6 +167,8 @@ class WriterDaemon:
     def _received(self, message: m.Message, payload: bytes) -> None:
         if self._left:
             return  # Whoever sent it keeps it. Taking it would make one small segment after another, without end.
+        if isinstance(message, m.Welcome):
+            self._key_age.told(message)
         at = runtime.now()
         self._carry_out(self._core.handle(message, payload, at))
         if self._core.staged_bytes >= FLUSH_BYTES:
@@ -347,7 +352,7 @@ class WriterDaemon:
             return
         self._seal_deaths = 0
         if exit_code != EXIT_DONE or self._seal_result is None:
-            raise _seal_error(exit_code, said, self._sealing_file.path)
+            raise seal_error(exit_code, said, self._sealing_file.path)
         try:
             row = record(self._manifest, self._journal, self._sealing_file, self._seal_result)
         except DiskFullError as error:
@@ -367,12 +372,6 @@ class WriterDaemon:
         self._log.error("task.put-off", why=why)
         if self._loop.stop_requests:
             raise DiskFullError(f"Not all could be sealed: {why}", "Run again; nothing is lost, the journal keeps it.")
-
-
-def _seal_error(exit_code: int, said: str, path: Path) -> CfbusError:
-    error = CfbusError(f"Sealing {path} failed (exit code {exit_code}): {said or 'no word'}")
-    error.exit_code = exit_code if exit_code > 0 else CfbusError.exit_code
-    return error
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -34,8 +34,8 @@ def health(where: Where, in_json: bool) -> None:
         found = alarms(status)
         if in_json:
             told = [{"alarm": each.name, "says": each.says, "serious": each.serious} for each in found]
-            serious = any(each.serious for each in found)
-            answer(json.dumps({"healthy": not serious, "alarms": told, "status": status.model_dump()}))
+            healthy = not any(each.serious for each in found)
+            answer(json.dumps({"healthy": healthy, "alarms": told, "status": status.model_dump()}))
         else:
             answer("\n".join([line(status) or "nothing listed yet", *(f"{each.name}: {each.says}" for each in found)]))
         serious = [each.name for each in found if each.serious]

@@ -55,6 +55,7 @@ class Welcome(Message):
     spec: Spec | None
     lost: Ids = ()
     key_expires: Count = 0
+    now: Count = 0
 
 
 class Config(Message):

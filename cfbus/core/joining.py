@@ -88,6 +88,7 @@ class Joining:
             spec=broker.rules.spec if state.peer.role is Role.WORKER else None,
             lost=lost,
             key_expires=state.peer.key_expires,
+            now=broker.wall,
         )
         return Send(state.peer.connection, welcome)
 

@@ -197,7 +197,6 @@ def test_what_no_role_may_say_only_the_broker_says() -> None:
         "INDEX",
         "TASK",
         "REPLY",
-        "ENROLLED",
         "ERROR",
     }
     assert set(m.MAY_SEND) == set(m.Role)

@@ -1,4 +1,4 @@
-"""The broker's file changes while it serves: what is shown, what workers answer, and that a hundred changes lose nothing."""
+"""The broker's file changes while it serves: what is shown and answered, and that a hundred changes lose nothing."""
 
 from __future__ import annotations
 
