@@ -25,6 +25,7 @@ VERBS = {
     "keys": ("cfbus.tools.key_files", "Look at a key file."),
     "keygen": ("cfbus.tools.keygen", "Make a keypair."),
     "journal": ("cfbus.tools.journal", "Look at a store's journal, or rescue what is whole of a damaged one."),
+    "view": ("cfbus.tools.view", "Look at captions next to their pictures, in a browser."),
     "systemd": ("cfbus.tools.systemd", "Install units, so that systemd runs the daemons of this machine."),
     "demo": ("cfbus.tools.demo", "Caption a dozen photographs and show the result."),
 }

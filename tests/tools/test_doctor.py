@@ -7,6 +7,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
+from cfbus import config
 from cfbus.bus import keys
 from cfbus.tools import doctor
 from cfbus.tools.doctor_seen import Seen, Verdict
@@ -74,7 +75,7 @@ def test_the_rate_is_part_of_it_for_a_worker_alone(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_the_bus_does_not_caption_with(tmp_path: Path) -> None:
-    loaded = doctor.config.load("gpu", configured(tmp_path), (), {})
+    loaded = config.load("gpu", configured(tmp_path), (), {})
     *_, last = doctor._of_work(loaded, "vllm")
     assert last.verdict is Verdict.NOTE
     assert "captions with the engine vllm" in last.sentence
