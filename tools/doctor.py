@@ -49,7 +49,12 @@ PATIENTS: Final = {
 def look(name: str, loaded: Loaded, *, rate: bool) -> Generator[Seen]:
     """One thing after another."""
     settings, patient = loaded.config, PATIENTS[name]
-    yield ok("configuration", f"{loaded.path or 'The defaults'}: nothing is wrong with it.")
+    if loaded.path is None:
+        yield note(
+            "configuration", "No file was found, so the defaults count.", "`cfbus join` writes one; --config names one."
+        )
+    else:
+        yield ok("configuration", f"{loaded.path}: nothing is wrong with it.")
     own = getattr(settings, patient.section)
     pair, seen = doctor_host.of_key(own.key_file)
     yield seen
