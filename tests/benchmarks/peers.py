@@ -191,8 +191,8 @@ def _serving(bus: Terminals) -> Command:
 def main() -> None:
     """The sizes of the command line, or a process of peers."""
     if sys.argv[1:2] == ["--play"]:
-        folder, endpoint, server, first, count = sys.argv[2:]
-        play(Path(folder), endpoint, server, int(first), int(count))
+        folder, endpoint, server, first, share = sys.argv[2:]
+        play(Path(folder), endpoint, server, int(first), int(share))
     for count in map(int, sys.argv[1:] or ["1000", "5000"]):
         measure(count)
 

@@ -134,3 +134,10 @@ def test_attempts_and_leases_go_by_the_new_rules(rig: Rig) -> None:
     item = m.FailedItem(index=grant.start, reason="broken", fault="item")
     rig.say("ann", m.Failed(lease=grant.lease, instance=instance_of("ann"), number=1, items=(item,)))
     assert rig.broker.verdicts.undelivered
+
+
+def test_a_worker_that_answers_time_and_again_fills_no_log(rig: Rig) -> None:
+    for number in range(5):
+        rig.say("ann", m.Applied(generation=1, outcome="refused", reason=f"because of {number}"))
+    notes = [each for each in rig.effects if isinstance(each, e.Note) and each.event == "config.answered"]
+    assert len(notes) == 1
