@@ -6,11 +6,15 @@ processes that say what an idle worker says. After a while the broker is killed 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +40,9 @@ PROCESSES = 4
 BEAT_SECONDS = 2.5
 MEASURE_SECONDS = 20.0
 PATIENCE_SECONDS = 180.0
+MONITORS = 100
+WATCHED = 1000
+"""With so many peers or fewer it is measured what it costs to watch them."""
 
 
 class Peer:
@@ -165,6 +172,7 @@ def measure(count: int) -> None:
             size, used = resident(broker.pid), processor(broker.pid)
             time.sleep(MEASURE_SECONDS)
             used = (processor(broker.pid) - used) / MEASURE_SECONDS
+            watched = watch(bus, server, broker.pid) if count <= WATCHED else ""
             broker.signal(signal.SIGKILL)
             broker.process.wait()
             broker = _serving(bus)
@@ -175,11 +183,50 @@ def measure(count: int) -> None:
                 player.wait()
         print(
             f"{count:,} peers: joined in {joined:.1f} s; {(size - empty) / count / 1024:.0f} KiB each; heartbeats take "
-            f"{used:.1%} of a core; all back {back:.1f} s after a restarted broker serves",
+            f"{used:.1%} of a core; all back {back:.1f} s after a restarted broker serves{watched}",
             flush=True,
         )
         broker.signal(signal.SIGTERM)
         broker.ends(0)
+
+
+def watch(bus: Terminals, server: str, broker: int) -> str:
+    """What a full-screen cfbus-top takes, and what a hundred monitors cost the broker, with so many workers there."""
+    terminal, inside = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
+    words = [sys.executable, "-m", "cfbus.tools.top", "--config", str(bus.config)]
+    top = subprocess.Popen(words, stdin=inside, stdout=inside, stderr=inside, env=environment)
+    reader = threading.Thread(target=_read_all, args=(terminal,), daemon=True)
+    reader.start()
+    time.sleep(2 * BEAT_SECONDS)
+    used = processor(top.pid)
+    time.sleep(MEASURE_SECONDS)
+    screen = (processor(top.pid) - used) / MEASURE_SECONDS
+    top.terminate()
+    top.wait()
+    public, _ = keys.parse_public_line(server)
+    pair = keys.load(bus.folder / "keys" / "admin.key_secret")
+    context: sockets.Context = zmq.Context()
+    monitors = [sockets.connect_stats(context, pair, public, bus.stats, [b""]) for _ in range(MONITORS)]
+    until = time.monotonic() + BEAT_SECONDS + MEASURE_SECONDS
+    used, heard = 0.0, 0
+    while time.monotonic() < until:
+        used = used or (processor(broker) if time.monotonic() > until - MEASURE_SECONDS else 0.0)
+        heard += sum(len(sockets.drain_client(socket, 1000)) for socket, _ in monitors)
+        time.sleep(0.05)
+    cost = (processor(broker) - used) / MEASURE_SECONDS
+    for socket, events in monitors:
+        events.close()
+        socket.close()
+    context.term()
+    told = f"; {MONITORS} monitors heard {heard:,} messages, the broker took {cost:.1%} of a core"
+    return f"; cfbus-top takes {screen:.1%} of a core{told}"
+
+
+def _read_all(terminal: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 1 << 16):
+            pass
 
 
 def _serving(bus: Terminals) -> Command:
