@@ -306,11 +306,13 @@ class GpuDaemon:
         before, self._used = self._used, wanted
         engine = self._seat.engine
         if engine is None:
+            self._carry_out(self._core.applied("engine"))
             return  # it will be used when the engine is there
         try:
             self._check_engine(wanted.spec)
             engine.use(wanted.spec)
         except ConfigError as error:
+            self._carry_out(self._core.applied("refused", error.message))
             if before is None or not self._stays:
                 raise self._ended_by(error) from None
             self._refused = True
@@ -319,6 +321,7 @@ class GpuDaemon:
             self._carry_out(self._core.hold(runtime.now(), give_back=True))
             return
         self._refused = False
+        self._carry_out(self._core.applied("applied"))
         spec = wanted.spec
         self._tell_limits(spec)
         self._log.info("spec.used", spec=spec.hash, generation=wanted.generation, slots=len(spec.slots))

@@ -9,15 +9,15 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cfbus import logs, runtime
 from cfbus.bus import messages as m
 from cfbus.bus.auth import KeyState, KeyTable
-from cfbus.bus.fields import PAGE_BYTES
+from cfbus.core.asking import reply_of
 from cfbus.core.effects import Peer
-from cfbus.core.pages import pages
+from cfbus.core.told import Told
 from cfbus.daemons.key_age import AGAIN_SECONDS, WARN_SECONDS
 from cfbus.errors import CfbusError, DamagedStoreError, TryAgainError
 from cfbus.link import KEY_CLOSED
@@ -38,10 +38,7 @@ NAMED = 5
 """So many of the keys that end soon are named in the log."""
 MICROSECONDS = 1_000_000
 MAX_MICROSECONDS = (1 << 53) - 1
-CELL_CHARS = 1024
 PROBLEM_CHARS = 1000
-LEAST_ROW_BYTES = PAGE_BYTES // 256 + 1
-"""What a row counts at least, so that a page never has more rows than a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +63,10 @@ class Registrar:
         self._take_up(self._registry)
         self._warn_at = 0.0
         self._warn(runtime.now())
+
+    def change(self, key_days: int, spec: m.Spec) -> None:
+        """The broker's configuration has changed."""
+        self._rules = replace(self._rules, key_days=key_days, spec=spec)
 
     def close(self) -> None:
         """Release the file."""
@@ -129,11 +130,11 @@ class Registrar:
 
     # ------------------------------------------------------------------ admins
 
-    def note(self, peer: Peer, request: m.Admin) -> None:
+    def note(self, peer: Peer, request: m.Admin, outcome: str = "done") -> None:
         """A call that is no business of the registry's, in the audit log. One that finds no room there is not undone
         by that; it is in the other log then."""
         try:
-            self._there().audit(peer.key, request.verb, dict(request.arguments), "done", time.time())
+            self._there().audit(peer.key, request.verb, dict(request.arguments), outcome, time.time())
         except (CfbusError, sqlite3.Error) as error:
             self._log.error("audit.not-written", verb=request.verb, who=peer.key, why=str(error))
 
@@ -144,7 +145,7 @@ class Registrar:
         except (CfbusError, sqlite3.Error) as error:
             later = isinstance(error, TryAgainError)
             return m.Reply(request=request.request, problem=str(error)[:PROBLEM_CHARS], later=later)
-        return _page(request, answer)
+        return reply_of(request, Told(columns=answer.columns, rows=answer.rows))
 
     def _ask(self, peer: Peer, request: m.Admin) -> Answer:
         registry = self._there()
@@ -208,16 +209,3 @@ def microseconds(at: float | None) -> int:
 def closed(before: KeyTable, after: KeyTable) -> frozenset[bytes]:
     """The keys that were admitted and are not any more."""
     return frozenset(public for public in before if before.admitted(public) and not after.admitted(public))
-
-
-def _page(request: m.Admin, answer: Answer) -> m.Reply:
-    rows = [tuple(cell[:CELL_CHARS] for cell in row) for row in answer.rows]
-    groups = list(pages(rows, _row_bytes, PAGE_BYTES))
-    number = min(request.page, len(groups) - 1)
-    return m.Reply(
-        request=request.request, columns=answer.columns, rows=tuple(groups[number]), page=number, pages=len(groups)
-    )
-
-
-def _row_bytes(row: tuple[str, ...]) -> int:
-    return max(sum(len(cell.encode("utf-8", "replace")) + 3 for cell in row) + 3, LEAST_ROW_BYTES)

@@ -199,7 +199,7 @@ class OverBus:
         if not isinstance(reply, m.Reply):
             raise self._talk.unanswered("admin")
         if reply.problem:
-            raise (TryAgainError if reply.later else UsageError)(logs.display(reply.problem, 600))
+            raise (TryAgainError if reply.later else UsageError)(logs.display(reply.problem, 1000))
         return reply
 
 
