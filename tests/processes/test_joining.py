@@ -296,6 +296,7 @@ def test_a_monitor_is_tried_at_the_statistics(bus: Bus, told: Told, tmp_path: Pa
     said = join(told, 0, bus.invite(tmp_path, "--role", "monitor"), tmp_path / "me")
     assert f"cfbus-top --config {tmp_path}/me/top.yaml" in said
     told(0, "cfbus-top", "--config", tmp_path / "me" / "top.yaml", "--once")
+    told(0, "cfbus", "doctor", "top", "--config", tmp_path / "me" / "top.yaml")
 
 
 def test_without_a_broker_the_file_is_worked_on(bus: Bus, told: Told, tmp_path: Path) -> None:

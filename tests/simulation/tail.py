@@ -278,6 +278,7 @@ class Tail:
                 heard = functools.partial(self._broker_hears, peer, effect.message, effect.payload)
                 self.later(node.delay, heard)
             elif isinstance(effect, e.UseSpec):
+                assert node.core is not None
                 self._carry_out(node, node.core.applied("applied"))
             elif isinstance(effect, e.Abandon):
                 for index in [index for start, end in effect.pairs for index in range(start, end)]:
