@@ -195,6 +195,11 @@ class Manifest:
             ranges = np.frombuffer(_checked(self._path, row)[3], "<i8").reshape(-1, 4)
             yield from map(tuple, ranges.tolist())
 
+    def done_of_segments(self) -> dict[int, DoneRanges]:
+        """The items of each segment, by its first position."""
+        rows = (_checked(self._path, row) for row in self._rows("SELECT * FROM segments ORDER BY first"))
+        return {int(row[0]): np.frombuffer(row[3], "<i8").reshape(-1, 4) for row in rows}
+
     def last_position(self) -> int:
         """The highest sealed position; 0 when there is none."""
         return self._segments[-1].last if self._segments else 0
