@@ -56,8 +56,8 @@ class Shop:
             items,
             {
                 "image_width": [64] * items, "image_height": [48] * items, "image_format": ["JPEG"] * items,
-                "file_size": [1000] * items, "image_sha256": [bytes([0xAB]) * 32] * items, "processing_ms": [1.5] * items,
-                "url": [""] * items, "metadata": ['{"title": "=x"}'] * items,
+                "file_size": [1000] * items, "image_sha256": [bytes([0xAB]) * 32] * items,
+                "processing_ms": [1.5] * items, "url": [""] * items, "metadata": ['{"title": "=x"}'] * items,
                 "caption": rows, "finish_reason": ["stop"] * count, "prompt_tokens": [3] * count,
                 "output_tokens": [len(text) for text in rows], "mean_logprob": [-0.5] * count, "seed": [7] * count,
                 "flags": [0 if text else EMPTY for text in rows],
