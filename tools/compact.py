@@ -34,8 +34,8 @@ def _run(folder: Path, small: int, large: int, keep_hours: float) -> int:
             on_group=lambda number, of: bar.update(task, completed=number, total=of),
         )
     answer(
-        f"{done.before:,} segments are {done.after:,}: {done.rows:,} rows ({done.size / MIB:,.1f} MiB) were written anew, "
-        f"{done.dropped:,} that a later pass replaced were dropped, {done.removed:,} old files were removed."
+        f"{done.before:,} segments are {done.after:,}: {done.rows:,} rows ({done.size / MIB:,.1f} MiB) written anew, "
+        f"{done.dropped:,} that a later pass replaced dropped, {done.removed:,} old files removed."
     )
     return EXIT_DONE
 

@@ -27,6 +27,7 @@ from cfbus.store.seal import record, seal_journal
 from cfbus.tools.compact import command
 
 Framer = Callable[..., JournalFrame]
+Opener = Callable[[Path], "Opened"]
 HOUR = 3_600_000_000
 
 
@@ -83,7 +84,7 @@ def test_small_segments_become_one(opened: Opened, simple: Framer) -> None:
     assert written.metadata.row_group(0).column(0).compression == "ZSTD"
 
 
-def test_the_writer_goes_on_beside_it(opener: Callable[[Path], Opened], tmp_path: Path, simple: Framer) -> None:
+def test_the_writer_goes_on_beside_it(opener: Opener, tmp_path: Path, simple: Framer) -> None:
     opened = opener(tmp_path / "own")
     fill(opened, simple, 3)
     run(opened, keep=0)
@@ -265,7 +266,7 @@ def test_a_file_that_the_manifest_does_not_name_is_never_removed(opened: Opened,
     assert outside.exists()
 
 
-def test_a_store_of_the_version_before(opener: Callable[[Path], Opened], tmp_path: Path, simple: Framer) -> None:
+def test_a_store_of_the_version_before(opener: Opener, tmp_path: Path, simple: Framer) -> None:
     opened = opener(tmp_path / "own")
     fill(opened, simple, 2)
     opened.manifest._connection.execute("DROP TABLE spare")
