@@ -15,7 +15,7 @@ from annotated_types import Len
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cfbus.config_downloads import Downloading
-from cfbus.config_types import Flag, Line, Place, Whole, is_url
+from cfbus.config_types import Flag, Line, Place, Whole, is_url, shown_url
 from cfbus.config_words import Section
 from cfbus.logs import display
 
@@ -75,8 +75,8 @@ def _dataset_name(data: dict[str, Any]) -> str:
     paths: tuple[Path | str, ...] = data.get("paths", ())
     if not paths:
         return display(data.get("source", ""), 100) or "root"
-    # Of an address, what stands behind the scheme is good enough for a name.
-    first = Path(os.path.normpath(str(paths[0]).partition("://")[2] if is_url(paths[0]) else paths[0]))
+    # Of an address, what stands behind the scheme is good enough for a name; user, password and query are not.
+    first = Path(os.path.normpath(shown_url(str(paths[0])).partition("://")[2] if is_url(paths[0]) else paths[0]))
     if data.get("source") == "webdataset":
         while first != first.parent and (_is_tar(first) or _PATTERN & set(str(first))):
             first = first.parent
@@ -161,7 +161,7 @@ class Dataset(Section):
         addresses = [str(path) for path in self.paths if is_url(path)]
         if self.source == "folder" and addresses:
             raise ValueError(
-                f"dataset.paths: {display(addresses[0], 200)} is no folder; name its kind, dataset.source:"
+                f"dataset.paths: {shown_url(addresses[0])} is no folder; name its kind, dataset.source:"
                 " webdataset, huggingface or urls"
             )
         for key, sources in ONLY_FOR.items():

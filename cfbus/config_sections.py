@@ -22,7 +22,8 @@ def _cores() -> int:
     return max(1, min(8, len(os.sched_getaffinity(0))))
 
 
-def _host() -> str:
+def host_name() -> str:
+    """What this machine is called, fit to be shown."""
     return display(socket.gethostname(), 64) or "worker"
 
 
@@ -79,6 +80,14 @@ class Broker(Section):
         default=3, ge=1, le=100, description="After so many failed attempts an item becomes a dead letter."
     )
 
+    key_days: Whole = Field(
+        default=90,
+        ge=0,
+        le=36_500,
+        description="How long a key lasts (days) that is enrolled or added from now on; 0: for ever. Those that"
+        " `cfbus init` and `cfbus run` make for this bus last for ever.",
+    )
+
     @model_validator(mode="after")
     def _ports_differ(self) -> Broker:
         if self.port == self.stats_port != 0:
@@ -106,7 +115,7 @@ class Worker(Peer):
         default=Path("keys/worker.key_secret"), description="The worker's secret key, readable by it alone."
     )
     name: Line = Field(
-        default_factory=_host,
+        default_factory=host_name,
         min_length=1,
         max_length=64,
         description="What this worker is called on screens; by default the name of the machine.",
@@ -144,7 +153,7 @@ class Feeder(Peer):
         default=Path("keys/feeder.key_secret"), description="The feeder's secret key, readable by it alone."
     )
     name: Line = Field(
-        default_factory=_host,
+        default_factory=host_name,
         min_length=1,
         max_length=64,
         description="What this feeder is called on screens; by default the name of the machine.",

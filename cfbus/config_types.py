@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Strict, ValidationInfo
 
@@ -31,6 +32,17 @@ def _path(given: object, info: ValidationInfo) -> object:
 def is_url(given: object) -> bool:
     """Whether this names something by a scheme and not by a path."""
     return isinstance(given, str) and _URL.fullmatch(given) is not None
+
+
+def shown_url(address: str) -> str:
+    """An address for people and logs: without user, password, query and fragment."""
+    try:
+        parts = urlsplit(address)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return display(address.partition("://")[0], 20) + "://…"
+    more = "?…" if parts.query else ""
+    return display(f"{parts.scheme.lower()}://{host}{parts.path}{more}", 500)
 
 
 def _place(given: object, info: ValidationInfo) -> object:

@@ -46,6 +46,30 @@ class StoreMismatchError(UsageError):
     """The store belongs to another dataset, or was written by a newer version."""
 
 
+class DamagedLineError(UsageError):
+    """An invite or a join file was damaged in copying: its checksum does not fit."""
+
+    exit_code = 65
+
+
+class ExpiredInviteError(UsageError):
+    """The invite has ended."""
+
+    exit_code = 66
+
+
+class UsedInviteError(UsageError):
+    """The invite was used as often as it may be."""
+
+    exit_code = 67
+
+
+class OtherProjectError(UsageError):
+    """What answers is not the bus that the invite is for."""
+
+    exit_code = 68
+
+
 class DamagedStoreError(CfbusError):
     """What was durable is missing, altered, or could not be flushed."""
 
@@ -56,6 +80,18 @@ class TryAgainError(CfbusError):
     """Nothing is wrong with the input; the same command may work later."""
 
     exit_code = 75
+
+
+class UnreachableError(TryAgainError):
+    """Nobody answers at the address of an invite or a join file."""
+
+    exit_code = 69
+
+
+class ClockError(TryAgainError):
+    """The clock of the broker's host is behind what its audit log saw, so it enrols nobody."""
+
+    exit_code = 71
 
 
 class StoreInUseError(TryAgainError):
@@ -74,6 +110,10 @@ class KeyRefusedError(CfbusError):
     """The other side does not admit this key, or the key cannot be used."""
 
     exit_code = 77
+
+
+class WrongServerError(KeyRefusedError):
+    """What answers at the broker's address has another key than was expected."""
 
 
 class UnsafeError(CfbusError):

@@ -6,8 +6,8 @@ Joins the broker's core to its sockets, ledger and registry. One thread over a p
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -18,27 +18,51 @@ from cfbus.bus import auth, connections, keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.wire import WireError, decode, encode
 from cfbus.column_check import check_columns
+from cfbus.config import Config
 from cfbus.core.broker import Broker
-from cfbus.core.effects import DropLeases, Effect, Note, Peer, SaveLease, SavePosition, Send, Stop
+from cfbus.core.effects import (
+    AskConfig,
+    AskRegistry,
+    Connection,
+    Effect,
+    EnrolKey,
+    Leave,
+    Note,
+    NoteCall,
+    Peer,
+    Send,
+    Stop,
+)
 from cfbus.core.state import Rules
 from cfbus.core.watching import status
+from cfbus.daemons import registrar
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.publishing import Publisher
+from cfbus.daemons.reconfiguring import Reconfiguring, settings_of
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
-from cfbus.spec import spec_of
 from cfbus.store.durable import make_dir
-from cfbus.store.ledger import Ledger
-from cfbus.store.registry import Registry
+from cfbus.store.ledger import Kept, Ledger
 
 DRAIN_MESSAGES = 512
 WATCHDOG_SECONDS = 5.0
 KEYS_SECONDS = 60.0
+FAREWELL_SECONDS = 0.3
+"""So long a key that was closed is told why before its connection is cut; what it says meanwhile is dropped."""
 MAX_OWED = 10_000
-Kept = DropLeases | SaveLease | SavePosition
 DOMAINS = {
     sockets.BUS_DOMAIN: {m.Role.WORKER, m.Role.WRITER, m.Role.FEEDER, m.Role.ADMIN, m.Role.ENROL},
     sockets.STATS_DOMAIN: {m.Role.MONITOR, m.Role.ADMIN},
 }
+
+
+@dataclass(frozen=True, slots=True)
+class PutOut:
+    """What closing keys did: how many keys, how many connections of theirs and of monitors, how many leases."""
+
+    keys: int
+    connections: int
+    monitors: int
+    leases: int
 
 
 class BrokerDaemon:
@@ -52,16 +76,20 @@ class BrokerDaemon:
         self._pair = keys.load(settings.broker.key_file)
         logs.register_secret(self._pair.secret.decode())
         make_dir(settings.broker.data_dir)
-        self._registry = Registry.open(settings.broker.data_dir / "registry.sqlite", create=True)
+        own = settings_of(settings)
+        path = settings.broker.data_dir / "registry.sqlite"
+        self._registrar = registrar.Registrar(
+            registrar.Rules(path, settings.dataset.name, settings.broker.key_days, own.spec)
+        )
         self._ledger = Ledger(settings.broker.data_dir / "ledger.sqlite")
-        self._table = self._registry.key_table(time.time())
+        self._table = self._registrar.table
         rules = Rules(
             dataset=settings.dataset.name,
-            spec=spec_of(settings.captions, settings.vllm),
+            spec=own.spec,
             instance=runtime.new_id(),
-            chunk_size=min(settings.broker.chunk_size, m.MAX_CHUNK_ITEMS),
-            lease_seconds=float(settings.broker.lease_seconds),
-            max_attempts=settings.broker.max_attempts,
+            chunk_size=own.chunk_size,
+            lease_seconds=own.lease_seconds,
+            max_attempts=own.max_attempts,
             accept_loss=accept_loss,
             delivery=settings.dataset.delivery,
         )
@@ -70,11 +98,13 @@ class BrokerDaemon:
         self._owed: list[Effect] = []
         self._watchdog_at = self._keys_at = 0.0
         self._tick_at = 0.0
+        self._cut_at = float("inf")
+        self._loop = runtime.Loop()
+        self._reconfiguring = Reconfiguring(begin.load, settings, self._loop.wake, self._take)
         self._open(settings.broker.host, settings.broker.port, settings.broker.stats_port)
 
     def _open(self, host: str, port: int, stats_port: int) -> None:
         self._peer_limit = connections.peer_limit()
-        self._loop = runtime.Loop()
         self._context: sockets.Context = zmq.Context()
         self._door = auth.Authenticator()
         self._door.start(self._context, self._table, DOMAINS)
@@ -90,9 +120,9 @@ class BrokerDaemon:
     def serve(self) -> int:
         """Until asked to stop."""
         connections.self_test(self.endpoint, self._pair.public)
-        self._contributors()
+        self._core.contributors = self._registrar.contributors
         self._loop.handle_signals()
-        self._loop.on_hangup(self._read_keys_now)
+        self._loop.on_hangup(self._hung_up)
         if self._family.parent_fd is not None:
             self._loop.follow_parent(self._family.parent_fd)
         line = keys.public_line(self._pair.public, "broker")
@@ -108,8 +138,14 @@ class BrokerDaemon:
         doing = view.why or "leasing"
         return f"{doing}: {view.done:,} of {view.items:,} items done, {view.workers} workers, {view.rate:.1f} items/s"
 
-    def _read_keys_now(self) -> None:
+    def _hung_up(self) -> None:
+        """From a signal handler: keys and configuration are read again."""
         self._keys_at = 0.0
+        self._reconfiguring.hangup()
+
+    def _take(self, settings: Config) -> None:
+        """What is the shell's own of a configuration that was read again."""
+        self._registrar.change(settings.broker.key_days, settings_of(settings).spec)
 
     def _close(self) -> None:
         self._peers.close()
@@ -119,7 +155,7 @@ class BrokerDaemon:
         self._door.stop()
         self._context.term()
         self._ledger.close()
-        self._registry.close()
+        self._registrar.close()
 
     # ------------------------------------------------------------------ turns
 
@@ -137,13 +173,19 @@ class BrokerDaemon:
             cut = self._peers.cut_endless() + self._monitors.cut_endless()
             if cut:
                 self._log.warning("peers.cut", count=cut, why="a message without end")
+        if at >= self._cut_at:
+            self._cut_at = float("inf")
+            self._peers.cut_keys(self._admitted)
         if at >= self._keys_at:
             self._keys_at = at + KEYS_SECONDS
             self._reload_keys()
+        self._carry_out(self._reconfiguring.turn(self._core, at))
         self._publisher.publish(self._core, at)
         deadline = self._core.next_deadline()
         self._tick_at = float("inf") if deadline is None else deadline
-        return min(self._watchdog_at, self._keys_at, max(self._tick_at, at + 0.05), self._publisher.next_at)
+        return min(
+            self._watchdog_at, self._keys_at, self._cut_at, max(self._tick_at, at + 0.05), self._publisher.next_at
+        )
 
     def _receive(self) -> None:
         batch = sockets.drain(self._bus, DRAIN_MESSAGES, self._dropped)
@@ -159,8 +201,9 @@ class BrokerDaemon:
         if entry is None:
             self._dropped["key-not-admitted"] += 1
             return []
-        public = entry.public.decode()
-        peer = Peer(inbound.routing_id, keys.fingerprint(entry.public), entry.contributor, entry.role, public)
+        public, expires = entry.public.decode(), registrar.microseconds(entry.expires)
+        mark = keys.fingerprint(entry.public)
+        peer = Peer(inbound.routing_id, mark, entry.contributor, entry.role, public, expires)
         try:
             message, payload = decode(inbound.frames)
         except WireError as error:
@@ -176,15 +219,34 @@ class BrokerDaemon:
         for effect in effects:
             match effect:
                 case Send(to, message, payload):
-                    assert isinstance(to, bytes)
-                    sockets.send(self._bus, to, encode(message, payload))
+                    self._send(to, message, payload)
+                case NoteCall(peer, _, request, outcome):
+                    self._registrar.note(peer, request, outcome)
+                case AskConfig():
+                    self._carry_out(self._reconfiguring.ask(effect))
+                case AskRegistry(peer, _, request):
+                    self._answer(peer, request)
+                case EnrolKey(peer, request):
+                    self._enrol(peer, request)
                 case Note(event, facts):
                     self._log.info(event, **dict(facts))
                     self._publisher.happened(effect, runtime.wall())
+                case Leave():
+                    self._loop.stop_requests += 1
                 case Stop(sentence, hint):
                     raise UnsafeError(sentence, hint)
                 case _:
                     pass
+
+    def _enrol(self, peer: Peer, request: m.Enrol) -> None:
+        enrolled = self._registrar.enrol(peer, request)
+        if self._table is not self._registrar.table:
+            self._use_table()
+        self._send(peer.connection, enrolled)
+
+    def _send(self, to: Connection, message: m.Message, payload: bytes = b"") -> None:
+        assert isinstance(to, bytes)
+        sockets.send(self._bus, to, encode(message, payload))
 
     def _remember(self, effects: list[Effect]) -> None:
         """In the ledger. It is disposable, so a full disk must not end the bus: what it missed is written with what
@@ -202,28 +264,53 @@ class BrokerDaemon:
     # ------------------------------------------------------------------ keys and stats
 
     def _reload_keys(self) -> None:
-        before, self._table = self._table, self._registry.key_table(time.time())
-        self._door.swap(self._table)
-        self._put_out(before)
-        self._contributors()
+        self._registrar.reload()
+        self._use_table()
 
-    def _put_out(self, before: auth.KeyTable) -> None:
+    def _answer(self, peer: Peer, request: m.Admin) -> None:
+        """What an admin asked of the registry, and what it did to those who were on the bus."""
+        reply = self._registrar.answer(peer, request)
+        out = self._use_table()
+        if out.keys:
+            facts = (
+                ("keys_closed", str(out.keys)),
+                ("connections_cut", str(out.connections + out.monitors)),
+                ("leases_returned", str(out.leases)),
+            )
+            reply = reply.model_copy(update={"facts": facts})
+        self._send(peer.connection, reply)
+
+    def _use_table(self) -> PutOut:
+        """Decide by the registrar's table from now on."""
+        before, self._table = self._table, self._registrar.table
+        self._core.contributors = self._registrar.contributors
+        self._door.swap(self._table)
+        return self._put_out(before)
+
+    def _admitted(self, public: bytes) -> bool:
+        return self._table.admitted(public) is not None
+
+    def _put_out(self, before: auth.KeyTable) -> PutOut:
         """Whose key is not admitted any more is cut, and what it held is free at once."""
-        at = runtime.now()
-        gone = self._peers.cut_keys(lambda public: self._table.admitted(public) is not None)
-        effects = [effect for connection in gone for effect in self._core.lost(connection, at)]
-        closed = [public for public in before if before.admitted(public) and not self._table.admitted(public)]
+        at, ended = runtime.now(), self._core.counts.ended
+        gone = self._peers.closing(self._admitted)
+        effects: list[Effect] = [Send(to, self._registrar.farewell(public)) for to, public in gone.items()]
+        effects += [effect for connection in gone for effect in self._core.lost(connection, at)]
+        if gone:
+            self._cut_at = min(self._cut_at, at + FAREWELL_SECONDS)
+        closed = registrar.closed(before, self._table)
+        if closed:
+            effects += self._core.asking.closed(frozenset(map(keys.fingerprint, closed)), at)
         # Who subscribes cannot be told apart; those who may come back are there again in a second.
         watching = any(before[public].role in DOMAINS[sockets.STATS_DOMAIN] for public in closed)
         monitors = self._monitors.cut_all() if watching else 0
+        out = PutOut(len(closed), len(gone), monitors, self._core.counts.ended - ended)
         if closed or gone:
-            self._log.warning("keys.closed", keys=len(closed), peers_cut=len(gone), monitors_cut=monitors)
+            self._log.warning(
+                "keys.closed", keys=out.keys, peers_cut=out.connections, monitors_cut=monitors, leases=out.leases
+            )
         self._carry_out(effects)
-
-    def _contributors(self) -> None:
-        self._core.contributors = tuple(
-            (row.contributor_id, row.name, row.trust_level) for row in self._registry.contributors()
-        )
+        return out
 
     def _subscriptions(self) -> None:
         self._publisher.subscriptions(sockets.drain_client(self._stats, DRAIN_MESSAGES))

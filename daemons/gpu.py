@@ -27,10 +27,12 @@ from cfbus.daemons import gpu_report
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.gpu_reading import Reading
 from cfbus.daemons.handing_over import program
+from cfbus.daemons.key_age import KeyAge
 from cfbus.daemons.reloading import Reloading
 from cfbus.daemons.seat import Blueprint, Opened, Seat
 from cfbus.engines.opening import check_engine, open_engine
 from cfbus.errors import EXIT_DONE, CfbusError, ConfigError
+from cfbus.link import Link
 from cfbus.sources.base import DISK_READERS
 from cfbus.store.spool import Spool as SpoolFolder
 
@@ -94,9 +96,8 @@ class GpuDaemon:
         self._core = Worker(gpu_report.rules_of(worker, reads=self._reading.itself), self._facts(), runtime.now())
         self._core.restore(self._spool.results(), runtime.now())
         self._context: sockets.Context = zmq.Context()
-        self._link = runtime.Link(
-            self._loop, self._context, pair, public, worker.server, self._connected, self._received
-        )
+        self._link = Link(self._loop, self._context, pair, public, worker.server, self._connected, self._received)
+        self._key_age = KeyAge()
         self._drain_until: float | None = None
         self._drains = 0
 
@@ -183,7 +184,7 @@ class GpuDaemon:
         if at >= self._measure_at:
             self._measure_at = at + MEASURE_SECONDS
             self._carry_out(self._core.measured(self._measured(), at))
-        look = self._link.tick(at)
+        look = min(self._link.tick(at), self._key_age.look(at))
         if self._drain_until is not None and (self._may_leave() or at >= self._drain_until):
             self._leave()
         times = [look, self._measure_at, max(self._core.next_deadline(), at + 0.005), self._reloading.next_deadline()]
@@ -263,6 +264,8 @@ class GpuDaemon:
         self._carry_out(self._core.connected(runtime.now()))
 
     def _received(self, message: m.Message, payload: bytes) -> None:
+        if isinstance(message, m.Welcome):
+            self._key_age.told(message)
         self._carry_out(self._core.handle(message, payload, runtime.now()))
 
     def _carry_out(self, effects: list[Effect]) -> None:
@@ -303,11 +306,13 @@ class GpuDaemon:
         before, self._used = self._used, wanted
         engine = self._seat.engine
         if engine is None:
+            self._carry_out(self._core.applied("engine"))
             return  # it will be used when the engine is there
         try:
             self._check_engine(wanted.spec)
             engine.use(wanted.spec)
         except ConfigError as error:
+            self._carry_out(self._core.applied("refused", error.message))
             if before is None or not self._stays:
                 raise self._ended_by(error) from None
             self._refused = True
@@ -316,6 +321,7 @@ class GpuDaemon:
             self._carry_out(self._core.hold(runtime.now(), give_back=True))
             return
         self._refused = False
+        self._carry_out(self._core.applied("applied"))
         spec = wanted.spec
         self._tell_limits(spec)
         self._log.info("spec.used", spec=spec.hash, generation=wanted.generation, slots=len(spec.slots))

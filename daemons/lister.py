@@ -31,7 +31,7 @@ def list_source(root: Path, dataset: Dataset) -> int:
     manifest.close()
     source = open_source(dataset)
     for shard in source.shards(known):
-        digest = write_listing(store, number, shard.keys, shard.locators)
+        digest = write_listing(store, number, shard.keys, shard.locators, shard.group_ends)
         row = {"number": number, "name": shard.name, "length": len(shard.keys), "digest": digest}
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()

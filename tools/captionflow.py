@@ -15,11 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import get_args
 from urllib.parse import urlsplit
 
 from cfbus.config import SCHEMA
-from cfbus.config_dataset import Dataset
 from cfbus.config_file import KeyPath, Tree, Value, absolute, dotted, dump_value, read_file
 from cfbus.config_overlay import Option
 from cfbus.config_sections import Broker, Worker
@@ -34,7 +32,6 @@ OURS = ("broker", "captions", "writer")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-AVAILABLE: tuple[str, ...] = get_args(Dataset.model_fields["source"].annotation)
 STATS_PORT: int = Broker.model_fields["stats_port"].default
 PORT: int = Broker.model_fields["port"].default
 CONCURRENCY: int = Worker.model_fields["concurrency"].default
@@ -137,23 +134,22 @@ def _data_dir(value: Value, _done: Conversion) -> Changed:
 
 
 def _kind(done: Conversion) -> tuple[str, str]:
-    """The source here and what its path is joined with; or nothing, and what there is no source for yet."""
+    """The source here and what its path is joined with; nothing for a kind that is not known."""
     kind = str(done.dataset.get("processor_type") or done.dataset.get("type") or "huggingface_datasets")
-    source, more = SOURCES.get(kind, ("", "datasets of this kind"))
-    return (source, more) if not source or source in AVAILABLE else ("", f"{kind} datasets")
+    return SOURCES.get(kind, ("", ""))
 
 
 def _source(_value: Value, done: Conversion) -> Changed:
-    source, more = _kind(done)
+    source, _ = _kind(done)
     if source:
         return Changed({"dataset.source": source})
-    return Changed({}, f"A source for {more} is not here yet.", Fate.LATER)
+    return Changed({}, "A source for datasets of this kind is not here yet.", Fate.LATER)
 
 
 def _paths(value: Value, done: Conversion) -> Changed:
     source, more = _kind(done)
     if not source:
-        why = f"A source for {more} is not here yet. If you have the images in folders: dataset.paths."
+        why = "A source for datasets of this kind is not here yet. If you have the images in folders: dataset.paths."
         return Changed({}, why, Fate.LATER)
     folder = _folder(value)
     if source == "huggingface" and isinstance(value, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", value):

@@ -173,14 +173,15 @@ _NOTHING: tuple[tuple[Fate, str, str], ...] = (
         "For a run without a model: captions.engine: scripted.",
     ),
     (
-        Fate.LATER,
-        "orchestrator.dataset.metadata_path orchestrator.dataset.remote_range_reads"
-        " orchestrator.dataset.remote_range_timeout orchestrator.dataset.remote_range_retries orchestrator.cache_dir"
+        Fate.OBSOLETE,
+        "orchestrator.dataset.remote_range_reads orchestrator.dataset.remote_range_timeout"
+        " orchestrator.dataset.remote_range_retries orchestrator.cache_dir"
         " orchestrator.shard_cache_gb orchestrator.buffer_size orchestrator.max_file_size"
         " orchestrator.webshart_parallel_downloads orchestrator.webshart_chunk_size_mb"
         " orchestrator.webshart_prefetch_shards orchestrator.webshart_cache_retry_interval",
-        "Tars that are fetched from elsewhere, and a cache for them, are not here yet.",
+        "Tars behind addresses are read by ranges and never kept as files; dataset.downloads has what can be set.",
     ),
+    (Fate.OBSOLETE, "orchestrator.dataset.metadata_path", "An index that lies beside a tar is found."),
     (Fate.LATER, "orchestrator.vllm.sampling.*", "There is no such setting of sampling here yet."),
     (
         Fate.LATER,
@@ -240,9 +241,9 @@ SOURCES = {
     "webdataset": ("webdataset", "*.tar"),
     "huggingface_datasets": ("huggingface", ""),
     "huggingface": ("huggingface", ""),
-    "urls": ("", "lists of URLs"),
+    "urls": ("urls", ""),
 }
-"""CaptionFlow's kinds of datasets: the source here and what its path is joined with, or what is not here yet."""
+"""CaptionFlow's kinds of datasets: the source here, and what its path is joined with."""
 
 
 def row_of(path: tuple[str, ...]) -> Row | None:

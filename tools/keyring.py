@@ -38,7 +38,7 @@ def prepare(folder: Path, registry_path: Path, roles: dict[str, Role]) -> Keyrin
     ring = Keyring(folder)
     for name in ("broker", *roles):
         if not ring.path(name).exists():
-            keys.save(keys.generate(), ring.path(name), name)
+            keys.save(keys.generate(), ring.path(name), name, roles[name].value if name in roles else "broker")
     now = time.time()
     with Registry.open(registry_path, create=True) as registry:
         owner = registry.add_contributor(LOCAL_CONTRIBUTOR, trust=5, who=WHO, now=now)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cfbus import config
 from cfbus.config_overlay import Option
-from cfbus.config_types import folder_problem, is_url
+from cfbus.config_types import folder_problem, is_url, shown_url
 from cfbus.errors import StoreInUseError, StoreMismatchError, UsageError
 from cfbus.sources.base import NothingKnown
 from cfbus.sources.opening import open_source
@@ -95,7 +95,7 @@ def place(image: Path | str) -> str:
 def _check_same_folders(before: config.Config, wanted: config.Config, out: Path) -> None:
     if before.dataset.paths == wanted.dataset.paths:
         return
-    names = ", ".join(str(path) for path in before.dataset.paths)
+    names = ", ".join(shown_url(path) if isinstance(path, str) else str(path) for path in before.dataset.paths)
     raise StoreMismatchError(
         f"{out} holds the captions of {names}.",
         "Name the same images (or none: they are remembered), or another --out for these.",

@@ -20,8 +20,12 @@ VERBS = {
     "run": ("cfbus.tools.run", "Caption folders of images: one command, all on this machine."),
     "check": ("cfbus.tools.check", "Try a configuration on the first images, and find what is wrong with it."),
     "init": ("cfbus.tools.init", "Write a commented configuration and keys for a bus of your own."),
+    "join": ("cfbus.tools.join", "Join a bus with an invite."),
+    "doctor": ("cfbus.tools.doctor", "Find what keeps a daemon of this host from its broker or its work."),
+    "keys": ("cfbus.tools.key_files", "Look at a key file."),
     "keygen": ("cfbus.tools.keygen", "Make a keypair."),
     "journal": ("cfbus.tools.journal", "Look at a store's journal, or rescue what is whole of a damaged one."),
+    "view": ("cfbus.tools.view", "Look at captions next to their pictures, in a browser."),
     "systemd": ("cfbus.tools.systemd", "Install units, so that systemd runs the daemons of this machine."),
     "export": ("cfbus.tools.export", "Write captions as parquet, JSON lines, CSV, text files or tars."),
     "compact": ("cfbus.tools.compact", "Join the small files of a store."),
@@ -79,6 +83,7 @@ def command() -> None:
     See it work first:            cfbus demo
     A folder, on this machine:    cfbus run PHOTOS --out captions
     A bus for several machines:   cfbus init BUS --images PHOTOS
+    Lend a GPU to somebody's bus: cfbus join
     """
     logs.setup("cfbus", "warning")
 

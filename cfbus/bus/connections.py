@@ -76,6 +76,7 @@ class _Peer:
     # Of its newest message; empty while none has come.
     routing_id: bytes = b""
     user_id: bytes = b""
+    closing: bool = False
 
 
 class PeerWatch:
@@ -108,6 +109,17 @@ class PeerWatch:
             for fd, peer in list(self._peers.items())
             if _fetched(fd) - peer.delivered > ENDLESS_BYTES
         )
+
+    def closing(self, admitted: Callable[[bytes], bool]) -> dict[bytes, bytes]:
+        """Who is to be cut by the next ``cut_keys`` and was not told so yet: routing ids and their keys (Z85)."""
+        self._follow()
+        fresh = {}
+        for peer in self._peers.values():
+            closed = bool(peer.user_id) and not admitted(peer.user_id)
+            if closed and not peer.closing:
+                fresh[peer.routing_id] = peer.user_id
+            peer.closing = closed
+        return fresh
 
     def cut_keys(self, admitted: Callable[[bytes], bool]) -> list[bytes]:
         """Cut every peer that has said something and whose key (Z85) is not ``admitted`` now; their routing ids."""

@@ -55,6 +55,8 @@ def _ascending(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", description="64 random bits, hexadecimal")]
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 Text = Annotated[str, Field(max_length=1024)]
+Dataset = Annotated[str, Field(max_length=256)]
+Cells = Annotated[tuple[Text, ...], Field(max_length=16)]
 Reason = Annotated[str, Field(max_length=200)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 PassNumber = Annotated[int, Field(ge=1, lt=1 << 31)]

@@ -35,7 +35,9 @@ _CHECKSUM_CHARS: Final = 6
 _FILE_LIMIT: Final = 64 * 1024
 _PAIR_SUFFIX: Final = ".key_secret"
 _PUBLIC_SUFFIX: Final = ".key"
-_HOW_TO_MAKE: Final = "Make one with `cfbus init` (a whole setup) or `cfbus keygen` (one key)."
+_HOW_TO_MAKE: Final = (
+    "`cfbus join` makes one for somebody's bus, `cfbus init` those of a whole setup, `cfbus keygen` a single one."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def save(pair: KeyPair, path: Path, name: str) -> None:
+def save(pair: KeyPair, path: Path, name: str, role: str = "") -> None:
     """Write the secret file (0600) at ``path`` and the public half (0644) beside it; durable on return.
 
     ``path`` ends in ``.key_secret``; the public half goes to the same stem with ``.key``.
@@ -82,7 +84,8 @@ def save(pair: KeyPair, path: Path, name: str) -> None:
     check_name(name)
     if path.suffix != _PAIR_SUFFIX:
         raise UsageError(f"A secret key's file must end in {_PAIR_SUFFIX}, not {path}.")
-    public_half = f'metadata\n    name = {name}\ncurve\n    public-key = "{pair.public.decode("ascii")}"\n'
+    meant = f"    role = {role}\n" if role else ""
+    public_half = f'metadata\n    name = {name}\n{meant}curve\n    public-key = "{pair.public.decode("ascii")}"\n'
     secret_half = f'    secret-key = "{pair.secret.decode("ascii")}"\n'
     warning = "# A CURVE *secret*: whoever has this file can act as its owner. Never copy or mail it.\n"
     _create(path, warning + public_half + secret_half, 0o600)
@@ -92,6 +95,28 @@ def save(pair: KeyPair, path: Path, name: str) -> None:
         path.unlink()
         raise
     _sync_folder(path.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """What a key file says, unchecked; ``match`` is None where there is no secret half. No secret is in it."""
+
+    public: bytes | None
+    has_secret: bool
+    match: bool | None
+    name: str
+    role: str
+    mode: int
+
+
+def look(path: Path) -> KeyFile:
+    """What is in a key file, whatever is wrong with it. Errors as for ``load``, but only those of reading."""
+    text, status = _read(path)
+    public, secret = _parse(text)
+    usable = public if public is not None and raw_key(public) is not None else None
+    whole = secret is not None and raw_key(secret) is not None
+    match = (whole and zmq.curve_public(secret) == usable) if secret is not None else None
+    return KeyFile(usable, secret is not None, match, _said(text, b"name"), _said(text, b"role"), status.st_mode)
 
 
 def load(path: Path) -> KeyPair:
@@ -187,6 +212,15 @@ def _parse(text: bytes) -> tuple[bytes | None, bytes | None]:
         if equals and name.strip() in (b"public-key", b"secret-key"):
             halves.setdefault(name.strip(), value.strip(b" \t'\""))
     return halves.get(b"public-key"), halves.get(b"secret-key")
+
+
+def _said(text: bytes, what: bytes) -> str:
+    """A line of the file's metadata."""
+    for line in text.splitlines():
+        name, equals, value = line.strip().partition(b"=")
+        if equals and name.strip() == what:
+            return value.strip().decode("utf-8", "replace")[:NAME_LIMIT]
+    return ""
 
 
 def _read(path: Path) -> tuple[bytes, os.stat_result]:

@@ -18,15 +18,20 @@ from cfbus.bus.fields import Ranges as Ranges
 from cfbus.bus.fields import Role as Role
 from cfbus.bus.fields import Slot as Slot
 from cfbus.bus.fields import Spec as Spec
+from cfbus.bus.messages_admin import MAX_ROWS as MAX_ROWS
 from cfbus.bus.messages_admin import Admin as Admin
 from cfbus.bus.messages_admin import Reply as Reply
+from cfbus.bus.messages_enrolling import Enrol as Enrol
+from cfbus.bus.messages_enrolling import Enrolled as Enrolled
 from cfbus.bus.messages_feeding import MAX_FETCH_ITEMS as MAX_FETCH_ITEMS
 from cfbus.bus.messages_feeding import Allow as Allow
 from cfbus.bus.messages_feeding import Allowed as Allowed
 from cfbus.bus.messages_feeding import Data as Data
 from cfbus.bus.messages_feeding import Fetch as Fetch
 from cfbus.bus.messages_feeding import Forbid as Forbid
+from cfbus.bus.messages_joining import Applied as Applied
 from cfbus.bus.messages_joining import Bye as Bye
+from cfbus.bus.messages_joining import Config as Config
 from cfbus.bus.messages_joining import Drain as Drain
 from cfbus.bus.messages_joining import Error as Error
 from cfbus.bus.messages_joining import Heartbeat as Heartbeat
@@ -65,20 +70,20 @@ from cfbus.bus.messages_work import Wait as Wait
 from cfbus.bus.messages_work import Way as Way
 
 MESSAGES: tuple[type[Message], ...] = (
-    Hello, Welcome, Heartbeat, Lease, Grant, Wait, Renew, Renewed, Result, Commit, Tally, Since, State, Ack, Resend,
-    Failed, Release, IndexShard, Listed, Task, Progress, Done, Allow, Allowed, Forbid, Fetch, Data, Drain, Bye, Admin,
-    Reply, Error,
+    Hello, Welcome, Config, Applied, Heartbeat, Lease, Grant, Wait, Renew, Renewed, Result, Commit, Tally,
+    Since, State, Ack, Resend, Failed, Release, IndexShard, Listed, Task, Progress, Done, Allow, Allowed,
+    Forbid, Fetch, Data, Enrol, Enrolled, Drain, Bye, Admin, Reply, Error,
 )  # fmt: skip
 BY_TAG: dict[str, type[Message]] = {message.TAG: message for message in MESSAGES}
 
 _ANY_PEER: tuple[type[Message], ...] = (Hello, Heartbeat, Bye)
 MAY_SEND: dict[Role, frozenset[type[Message]]] = {
-    Role.WORKER: frozenset({*_ANY_PEER, Lease, Renew, Result, Failed, Release, Drain}),
+    Role.WORKER: frozenset({*_ANY_PEER, Applied, Lease, Renew, Result, Failed, Release, Drain}),
     Role.WRITER: frozenset({*_ANY_PEER, Commit, Tally, State, Listed, Progress, Done}),
     Role.ADMIN: frozenset({*_ANY_PEER, Admin}),
     Role.FEEDER: frozenset({*_ANY_PEER, Allowed, Drain}),
     Role.MONITOR: frozenset(),
-    Role.ENROL: frozenset(),
+    Role.ENROL: frozenset({Enrol}),
 }
 """Which role may send which message to the broker. What is not here is refused."""
 MAY_FETCH: dict[Role, frozenset[type[Message]]] = {Role.WORKER: frozenset({Fetch})}

@@ -9,7 +9,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from cfbus.bus.fields import Count, Id, Message, Text, Word
+from cfbus.bus.fields import Cells, Count, Id, Message, Text, Word
+
+MAX_ROWS = 256
 
 
 class Admin(Message):
@@ -23,11 +25,15 @@ class Admin(Message):
 
 
 class Reply(Message):
-    """The answer to ADMIN, a page at a time: `facts` for people and scripts, `problem` when it was refused."""
+    """The answer to ADMIN: `facts` for people and scripts; a table, a page at a time; `problem` when it was refused,
+    and `later` if it may go well another time."""
 
     TAG: ClassVar[str] = "REPLY"
     request: Id
     facts: Annotated[tuple[tuple[Word, Annotated[str, Field(max_length=256)]], ...], Field(max_length=40)] = ()
+    columns: Cells = ()
+    rows: Annotated[tuple[Cells, ...], Field(max_length=MAX_ROWS)] = ()
     problem: Text = ""
+    later: bool = False
     page: Count = 0
     pages: Count = 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from cfbus.bus.messages import Message, Ranges, Result, Role, Spec, Way
+from cfbus.bus.messages import Admin, Enrol, Message, Ranges, Result, Role, Spec, Way
 
 Connection = Hashable
 """One peer's way to us. Whoever holds it can be answered; a new connection is a new value."""
@@ -25,6 +25,7 @@ class Peer:
     contributor: str
     role: Role
     public: str = ""  # the key itself, Z85
+    key_expires: int = 0  # microseconds UTC; 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,42 @@ class SaveLease:
 
 
 @dataclass(frozen=True, slots=True)
+class AskConfig:
+    """An admin asks about the configuration, or wants it read again; the shell answers."""
+
+    peer: Peer
+    who: str
+    request: Admin
+
+
+@dataclass(frozen=True, slots=True)
+class NoteCall:
+    """An admin's call that the core has dealt with: a line in the audit log, durable before the answer is sent."""
+
+    peer: Peer
+    name: str
+    request: Admin
+    outcome: str = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class AskRegistry:
+    """An admin's call about keys, contributors, invites or the audit log: the shell asks the registry and answers."""
+
+    peer: Peer
+    name: str
+    request: Admin
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolKey:
+    """Who holds an invite wants a key let in: the shell asks the registry and answers."""
+
+    peer: Peer
+    request: Enrol
+
+
+@dataclass(frozen=True, slots=True)
 class DropLeases:
     """Forget these leases: their shard's pass is complete."""
 
@@ -84,12 +121,25 @@ class SavePosition:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveGeneration:
+    """The number of the configuration that holds, and the hash of its spec: known before any peer is told."""
+
+    generation: int
+    spec: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Going on would break a promise or make no sense. The shell ends with this exit code and sentence."""
 
     sentence: str
     hint: str = ""
     exit_code: int = 78
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """What an admin wanted to be waited for has come: the broker's shell ends, well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +226,15 @@ Effect = (
     | Forget
     | UseSpec
     | Note
+    | NoteCall
+    | AskRegistry
+    | EnrolKey
     | SaveLease
     | DropLeases
     | SavePosition
+    | SaveGeneration
+    | AskConfig
+    | Leave
     | Stop
     | StartTask
     | ReadListing

@@ -34,6 +34,8 @@ class Remembered:
     position: int = 0
     leases: tuple[LeaseRow, ...] = ()
     granted: int = 0
+    generation: int = 0
+    spec: str = ""
 
 
 @dataclass(eq=False)
@@ -52,6 +54,7 @@ class PeerState:
     draining: bool = False
     reads: bool = True
     feeds_at: str = ""
+    answer: m.Applied | None = None  # what it said of the newest generation that it told of
     figures: m.Heartbeat = NO_FIGURES  # what it told last of engine and GPUs; for those who watch, never for leases
 
 

@@ -12,7 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
@@ -83,11 +83,14 @@ class ListedShard:
 
     Keys are valid UTF-8 and only for people: a key is never a path.
     A locator is what `read` needs; it is empty where it equals ``key.encode()``.
+    Where items are cheapest read in groups, as the row groups of parquet are, `group_ends` says how many items
+    there are up to the end of each, ascending.
     """
 
     name: str
     keys: list[str]
     locators: list[bytes]
+    group_ends: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

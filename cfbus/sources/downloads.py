@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MIN_RATE: Final = 1024
 MAX_PAUSE: Final = 30.0
-_MOVED: Final = frozenset({301, 302, 303, 307, 308})
+MOVED: Final = frozenset({301, 302, 303, 307, 308})
 _PASSING: Final = frozenset({408, 425, 429})
 _PAGES: Final = (b"<!doctype", b"<html", b"<head", b"<body", b"<script", b"<?xml", b"<!--", b"<svg")
 
@@ -103,7 +103,7 @@ class Downloads:
             try:
                 return self._attempt(target, until)
             except PassingError as error:
-                pause = error.wait if error.wait is not None else _pause(attempt)
+                pause = error.wait if error.wait is not None else pause_before(attempt)
                 if attempt == self._settings.attempts or time.monotonic() + pause >= until:
                     raise ReadError(error.reason, error.detail, error.fault) from None
                 if self._closed.wait(pause):
@@ -112,11 +112,11 @@ class Downloads:
 
     def _attempt(self, target: URL, until: float) -> bytes | URL:
         with self._fetcher.open(target, until) as answer:
-            place = answer.first(b"location") if answer.status in _MOVED else ""
+            place = answer.first(b"location") if answer.status in MOVED else ""
             if place:
                 return self._address(place, target)
             if answer.status != 200:
-                raise _refused(answer)
+                raise refused(answer)
             self._check(answer)
             body = self._body(answer)
         _check_body(body)
@@ -152,7 +152,7 @@ class Downloads:
         return ReadError(ReadReason.TOO_LARGE, f"The limit is {self._most_bytes} bytes; it has {size}.", "item")
 
 
-def _refused(answer: Answer) -> ReadError:
+def refused(answer: Answer) -> ReadError:
     """The error of an answer that is no image: final for the item, or one that may pass."""
     status = answer.status
     reason = ReadReason(f"http-{status}")
@@ -177,7 +177,7 @@ def _retry_after(said: str) -> float | None:
     return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
-def _pause(attempt: int) -> float:
+def pause_before(attempt: int) -> float:
     """Longer each time, and never the same for two, so that they do not come back together."""
     return float(min(MAX_PAUSE, 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0))  # noqa: S311 - nothing secret
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -170,11 +170,11 @@ class Fetcher:
         )
 
     @contextmanager
-    def open(self, url: httpx2.URL, until: float) -> Iterator[Answer]:
-        """The answer to a GET, which has to be read by ``until`` (monotonic). Raises ReadError."""
+    def open(self, url: httpx2.URL, until: float, more: Sequence[tuple[bytes, bytes]] = ()) -> Iterator[Answer]:
+        """The answer to a GET with ``more`` headers, to be read by ``until`` (monotonic). Raises ReadError."""
         self._end.at = until
         target = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-        headers = [(b"Host", url.netloc), *self._headers]
+        headers = [(b"Host", url.netloc), *self._headers, *more]
         with (
             _in_words(url.host),
             self._pool.stream("GET", target, headers=headers, extensions={"timeout": self._timeouts}) as response,

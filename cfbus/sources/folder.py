@@ -24,6 +24,7 @@ Rules of reading (the locator may come from somebody who lies):
   while opening, so that nothing can be exchanged in between.
 - A file that is gone is the item's fault only while its root is the folder that it was at start:
   an unmounted disk must not condemn a million items.
+- A file whose size or time differs after it was read is not given out: its bytes may be of two versions.
 """
 
 from __future__ import annotations
@@ -253,9 +254,7 @@ class FolderSource:
             if not stat.S_ISREG(status.st_mode):
                 raise ReadError(ReadReason.UNREADABLE, "It is not a regular file.", "item")
             data = self._contents(file, status.st_size)
-            after = os.fstat(file)
-            if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-                # Half of one picture and half of another is no picture; the next attempt reads the new one.
+            if _version(os.fstat(file)) != _version(status):
                 raise ReadError(ReadReason.CHANGED, "The file was written to while it was read.", "network")
             return data
 
@@ -314,6 +313,10 @@ def _within(inner: bytes, outer: bytes) -> bool:
 
 def _identity(status: os.stat_result) -> _Identity:
     return status.st_dev, status.st_ino
+
+
+def _version(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 def _identity_at(path: bytes) -> _Identity:

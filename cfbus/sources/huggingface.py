@@ -202,7 +202,8 @@ class HuggingFaceSource:
                 for group, row in islice(_places(table.groups, begin), end - begin)
             ]
             named = [(keys[row] if keys else "") or f"{row:0{width}d}" for row in range(begin, end)]
-            yield ListedShard(name, named, locators)
+            ends = [row - begin for row in accumulate(table.groups) if begin < row <= end]
+            yield ListedShard(name, named, locators, ends)
 
     def _keys(self, table: Table) -> Iterator[str]:
         for cell in table.cells(self._wanted.key):

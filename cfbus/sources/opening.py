@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from cfbus.config_dataset import Dataset
+from cfbus.config_types import shown_url
 from cfbus.errors import SourceError
-from cfbus.logs import display
 from cfbus.sources.base import Source
 from cfbus.sources.folder import FolderSource
 from cfbus.sources.huggingface import HuggingFaceSource
+from cfbus.sources.remote_files import RemoteFiles
 from cfbus.sources.scripted import ScriptedSource
 from cfbus.sources.table_columns import Wanted
 from cfbus.sources.tars import TarSource
@@ -22,8 +23,12 @@ def open_source(dataset: Dataset) -> Source:
         return ScriptedSource(dataset.items, dataset.shard_items)
     local = tuple(path for path in dataset.paths if isinstance(path, Path))
     if dataset.source == "webdataset":
-        away_tars = [path for path in dataset.paths if isinstance(path, str)]
-        return TarSource(local, away_tars, image=dataset.image_column, follow_links=dataset.follow_links)
+        return TarSource(
+            dataset.paths,
+            image=dataset.image_column,
+            follow_links=dataset.follow_links,
+            remote=RemoteFiles(dataset.downloads),
+        )
     if dataset.source == "huggingface":
         wanted = Wanted(dataset.image_column, dataset.url_column, dataset.key_column)
         return HuggingFaceSource(
@@ -52,6 +57,6 @@ def _lists(dataset: Dataset) -> list[Path]:
     away = next((path for path in dataset.paths if not isinstance(path, Path)), None)
     if away is not None:
         raise SourceError(
-            f"dataset.paths: the list {display(away, 200)} is no file here.", "Download it first, then name the file."
+            f"dataset.paths: the list {shown_url(away)} is no file here.", "Download it first, then name the file."
         )
     return [path for path in dataset.paths if isinstance(path, Path)]

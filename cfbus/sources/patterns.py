@@ -27,6 +27,7 @@ from typing import Final
 
 import braceexpand
 
+from cfbus.config_types import is_url
 from cfbus.errors import SourceError
 from cfbus.sources.base import LeftOut, free_label, shown
 
@@ -63,6 +64,11 @@ class Patterns:
         self._patterns = list(_labelled([os.path.normpath(pattern) for pattern in patterns]))
 
     @property
+    def labels(self) -> set[str]:
+        """The labels of all roots."""
+        return {each.label for each in self._patterns}
+
+    @property
     def shown(self) -> str:
         """The patterns for people."""
         names = [shown(os.fsencode(each.given)) for each in self._patterns]
@@ -87,7 +93,8 @@ class Patterns:
                 yield Found(name, Path(path))
 
     def _expanded(self, given: str, left_out: LeftOut) -> Iterator[str]:
-        for one in [given] if os.path.lexists(given) else islice(braces_in(given), MAX_FILES + 1):
+        spread = [given] if os.path.lexists(given) else expanded_braces(given, shown(os.fsencode(given)))
+        for one in islice(spread, MAX_FILES + 1):
             if os.path.isdir(one):  # noqa: PTH112 - never raises
                 yield from self._in_folder(one, left_out)
             elif glob.has_magic(one) and not os.path.lexists(one):
@@ -141,23 +148,24 @@ def _root(pattern: str) -> str:
     return pattern if os.path.isdir(pattern) else os.path.dirname(pattern)  # noqa: PTH112, PTH120
 
 
-def braces_in(pattern: str) -> Iterator[str]:
-    """What the braces of a pattern stand for. Raises SourceError."""
+def expanded_braces(pattern: str, called: str) -> Iterator[str]:
+    """What a pattern with braces stands for; ``called`` is the pattern for people. Raises SourceError."""
     # The library makes all numbers of a range at once, so they are counted first.
     for first, last in _RANGE.findall(pattern):
         if len(first) + len(last) > 30 or abs(int(last) - int(first)) >= MAX_FILES:
-            raise SourceError(f"{shown(os.fsencode(pattern))}: more than {MAX_FILES} files.", "Name fewer at once.")
+            raise SourceError(f"{called}: more than {MAX_FILES} files.", "Name fewer at once.")
     try:
         yield from braceexpand.braceexpand(pattern)
     except ValueError as error:
+        why = "" if is_url(pattern) else f": {error}"  # it quotes the pattern, which may hold a secret
         raise SourceError(
-            f"{shown(os.fsencode(pattern))}: its braces cannot be read: {error}.",
+            f"{called}: its braces cannot be read{why}.",
             "Write them like shard-{0000..0099}.tar or {train,val}-*.tar.",
         ) from None
 
 
 def name_problem(name: str) -> str:
-    """Why this cannot be a shard's name, as the end of a sentence; empty when it can."""
+    """Why this cannot be the name of a shard, as the end of a sentence; empty if it can."""
     try:
         size = len(name.encode())
     except UnicodeEncodeError:

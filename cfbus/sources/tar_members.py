@@ -81,19 +81,26 @@ def members(path: Path) -> Iterator[Member]:
         yield from members_of(file)
 
 
-def members_of(file: IO[bytes], *, packed: bool = True) -> Iterator[Member]:
-    """The same of an open file that can be sought in; without ``packed``, gzip is refused."""
+def members_of(file: IO[bytes]) -> Iterator[Member]:
+    """All members of an open file but folders, in their order. Raises BadTarError, and what the file raises."""
     start = file.read(BLOCK)
     _check_start(start)
     size = file.seek(0, 2)
     file.seek(0)
-    if not is_gzip(start):
-        yield from _walk(file, size, packed=False)
-    elif packed:
+    if is_gzip(start):
         with gzip.GzipFile(fileobj=file) as unpacked:
             yield from _walk(cast(IO[bytes], unpacked), GZIP_FREE_BYTES + GZIP_RATIO * size, packed=True)
     else:
-        raise BadTarError("it is packed by gzip, and such a tar is read from disks only")
+        yield from _walk(file, size, packed=False)
+
+
+def is_header_of(header: bytes, name: str, size: int) -> bool:
+    """Whether this block is the header of a regular member of this size and name; capitals make no difference."""
+    try:
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except _PARSE_ERRORS:
+        return False
+    return info.isreg() and info.size == size and info.name.lower() == name.lower()
 
 
 def _check_start(start: bytes) -> None:

@@ -29,7 +29,8 @@ MAX_COLUMN_MEMBERS: Final = 32
 _NAME: Final = re.compile(rb"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META: Final = re.compile(rb"__[^/]*__($|/)")
 _PART: Final = struct.Struct("<QQIB")
-_WHOLE, _BROKEN = b"w", b"b"
+_WHOLE, _STAMPED, _INDEXED, _BROKEN = b"w", b"s", b"i", b"b"
+STAMP_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +45,22 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Locator:
-    """An item's image and columns, or what is wrong with it (then there are no parts)."""
+    """An item's image and columns, or what is wrong with it (then there are no parts).
+
+    ``stamp`` says which version of the tar this is about, in eight bytes; empty where it does not say. One that is
+    ``indexed`` comes from an index beside the tar: its headers' CRCs are not known."""
 
     parts: tuple[Part, ...] = ()
     reason: ReadReason | None = None
     detail: str = ""
+    stamp: bytes = b""
+    indexed: bool = False
 
     def pack(self) -> bytes:
         """As bytes."""
         if self.reason is not None:
             return b"\0".join([_BROKEN + self.reason.encode(), self.detail.encode()])
-        packed = [_WHOLE]
+        packed = [(_INDEXED if self.indexed else _STAMPED) + self.stamp if self.stamp else _WHOLE]
         for part in self.parts:
             name = part.suffix.encode()
             packed += [_PART.pack(part.offset, part.size, part.header_crc, len(name)), name]
@@ -66,10 +72,11 @@ class Locator:
         if packed[:1] == _BROKEN:
             reason, _, detail = packed[1:].partition(b"\0")
             return cls((), ReadReason(reason.decode()), detail.decode())
-        if packed[:1] != _WHOLE:
+        if packed[:1] not in (_WHOLE, _STAMPED, _INDEXED):
             raise ValueError("no locator of a tar's item")
         parts: list[Part] = []
-        at = 1
+        at = 1 + (0 if packed[:1] == _WHOLE else STAMP_BYTES)
+        stamp = packed[1:at]
         while at < len(packed):
             if len(parts) > MAX_COLUMN_MEMBERS or at + _PART.size > len(packed):
                 raise ValueError("a locator that is cut off or too long")
@@ -80,7 +87,7 @@ class Locator:
             parts.append(Part(packed[at - length : at].decode(), offset, size, crc))
         if not parts:
             raise ValueError("a locator without an image")
-        return cls(tuple(parts))
+        return cls(tuple(parts), stamp=stamp, indexed=packed[:1] == _INDEXED)
 
 
 @dataclass(slots=True)

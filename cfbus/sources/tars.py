@@ -1,6 +1,6 @@
 """Tars of samples as webdataset writes them: each tar a shard, each sample with an image an item.
 
-What it is for: `TarSource`, the source of local tars, named by patterns.
+What it is for: `TarSource`, the source of tars on disks and behind addresses, named by patterns.
 What it must not know: the bus, leases, how the listing is stored, whether a member is a picture (only its name says).
 
 Rules of the listing (the tar may come from anybody): it is read once, forwards, header by header
@@ -9,7 +9,8 @@ whole, with the reason; it is tried again at the next listing.
 
 Rules of reading (the locator may come from somebody who lies):
 - Only tars are opened that this host's own patterns stand for; a shard's name is looked up, never made into a path.
-- The header before each member must be the one that was listed: a tar that was replaced is noticed, nothing is mixed.
+- A tar must be the one that was listed, by its size and its time or ETag, and so must be the header before each
+  member; and it must not change while it is read. Nothing is mixed.
 """
 
 from __future__ import annotations
@@ -20,80 +21,97 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import IO, Final, cast
 
+from cfbus.config_downloads import Downloading
+from cfbus.config_types import shown_url
 from cfbus.errors import SourceError
 from cfbus.sources.base import DISK_READERS, Content, Item, Known, LeftOut, ListedShard, ReadError, ReadReason, shown
 from cfbus.sources.columns import MAX_COLUMN_BYTES, ColumnError, columns_of
-from cfbus.sources.patterns import Patterns
-from cfbus.sources.remote_files import RemoteChangedError, RemoteError, RemoteFiles, shown_address
-from cfbus.sources.remote_patterns import RemotePatterns
-from cfbus.sources.tar_files import TarFiles
-from cfbus.sources.tar_members import BLOCK, BadTarError, Member, members, members_of
+from cfbus.sources.remote_blocks import SMALLEST_WINDOW, Forwards
+from cfbus.sources.remote_files import RemoteFiles
+from cfbus.sources.tar_files import OpenTar, Place, TarFiles, stamp_at, version_of
+from cfbus.sources.tar_index import indexed
+from cfbus.sources.tar_members import BLOCK, WALK_BYTES, BadTarError, Member, is_header_of, members_of
+from cfbus.sources.tar_patterns import TarPatterns
 from cfbus.sources.tar_samples import Locator, Part, Sampling
 
-Place: TypeAlias = Path | str
-"""Where a tar is: on this machine, or behind an address."""
-REMOTE_READERS: Final = 16
 LOOK_AGAIN_SECONDS: Final = 10.0
 """A shard that is not known here may be in a tar that is new: so long after the last look, there is another one."""
+LISTED_AT_ONCE: Final = 8
+REMOTE_READERS: Final = 16
+
+
+@dataclass(slots=True)
+class _Listed:
+    """What became of a tar: its shard, or that it is known already, and what was passed over."""
+
+    shard: ListedShard | None = None
+    known: bool = False
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """What a listing goes over: the members of one version of a tar, from the tar or from an index beside it."""
+
+    stamp: bytes
+    members: Iterator[Member]
+    indexed: bool = False
 
 
 class TarSource:
     """Lists and reads the tars that `patterns` stand for. Raises SourceError when none of them makes sense.
 
-    ``image`` is the suffix of the image in a sample (`Sampling`); `max_file_bytes` bounds one image.
+    ``image`` is the suffix of the image in a sample (`Sampling`); `max_file_bytes` bounds one image. ``remote`` reads
+    what is behind addresses.
     """
 
     def __init__(
         self,
-        patterns: Sequence[Path],
-        addresses: Sequence[str] = (),
+        patterns: Sequence[Path | str],
         *,
         image: str = "",
         follow_links: bool = False,
         max_file_bytes: int = 64 * 1024 * 1024,
+        remote: RemoteFiles | None = None,
     ) -> None:
-        self._patterns = Patterns(patterns, follow_links=follow_links)
-        self._remote = RemoteFiles()
-        self._addresses = RemotePatterns(addresses, self._remote)
+        self._remote = remote or RemoteFiles(Downloading())
+        self._tars = TarPatterns(patterns, self._remote, follow_links=follow_links)
         self._image = image
         self._max_file_bytes = max_file_bytes
-        self._files = TarFiles()
+        self._files = TarFiles(self._remote)
         self._lock = threading.Lock()
-        self._paths: dict[str, Place] = {}
+        self._places: dict[str, Place] = {}
         self._looked = -LOOK_AGAIN_SECONDS
         self.left_out = LeftOut()
-        self.readers = REMOTE_READERS if addresses else DISK_READERS
+        self.readers = REMOTE_READERS if self._tars.remote else DISK_READERS
 
     def out_of_reach(self) -> str:
         """See `Source.out_of_reach`."""
         try:
-            here = any(self._is_here(place) for _, place in self._places(LeftOut()))
+            for _, place in self._tars.files(LeftOut()):
+                if isinstance(place, str):
+                    self._files.opened(place)  # what one server says, the next tar of it would say too
+                elif not os.access(place, os.R_OK):
+                    continue
+                return ""
+        except ReadError as error:
+            return error.detail
         except SourceError as error:
             return error.message
-        return "" if here else f"{self._shown}: no tar is here."
-
-    def _is_here(self, place: Place) -> bool:
-        if isinstance(place, Path):
-            return os.access(place, os.R_OK)
-        with contextlib.suppress(OSError):
-            return self._remote.size(place) >= 0
-        return False
-
-    @property
-    def _shown(self) -> str:
-        return ", ".join(each.shown for each in (self._patterns, self._addresses) if each.shown)
-
-    def _places(self, left_out: LeftOut) -> Iterator[tuple[str, Place]]:
-        yield from ((found.name, found.path) for found in self._patterns.files(left_out))
-        yield from ((found.name, found.address) for found in self._addresses.files(left_out))
+        return f"{self._tars.shown}: no tar is here."
 
     def close(self) -> None:
         """See `Source.close`."""
         self._files.close()
+        self._remote.close()
 
     # -- listing
 
@@ -101,57 +119,87 @@ class TarSource:
         """See `Source.shards`. Raises SourceError at the end when neither new nor known is anything."""
         self.left_out = LeftOut()
         anything = False
-        for name, place in self._places(self.left_out):
-            if known.lists(name):
-                anything = True
-                continue
-            shard = self._listed(name, place)
-            if shard is not None:
-                anything = True
-                yield shard
+        for listed in self._listings(known):
+            for thing in listed.left_out.things:
+                self.left_out.add(thing.path, thing.reason, grave=thing.grave)
+            anything |= listed.known or listed.shard is not None
+            if listed.shard is not None:
+                yield listed.shard
         if not anything:
             raise self._nothing()
 
-    def _members(self, place: Place) -> Iterator[Member]:
-        if isinstance(place, Path):
-            yield from members(place)
-        else:
-            with self._remote.open(place) as file:
-                yield from members_of(file, packed=False)
+    def _listings(self, known: Known) -> Iterator[_Listed]:
+        """One of each tar, in order; remote ones are walked ahead, several at once."""
+        ahead: deque[Callable[[], _Listed]] = deque()
+        with ThreadPoolExecutor(LISTED_AT_ONCE, "list") as pool:
+            try:
+                for name, place in self._tars.files(self.left_out):
+                    if known.lists(name):
+                        ahead.append(partial(_Listed, known=True))
+                    elif isinstance(place, Path):
+                        ahead.append(partial(self._listed, name, place))
+                    else:
+                        ahead.append(pool.submit(self._listed, name, place).result)
+                    if len(ahead) >= LISTED_AT_ONCE:
+                        yield ahead.popleft()()
+                while ahead:
+                    yield ahead.popleft()()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
-    def _listed(self, name: str, place: Place) -> ListedShard | None:
+    def _listed(self, name: str, place: Place) -> _Listed:
+        listed = _Listed()
+        where = shown_url(place) if isinstance(place, str) else shown(os.fsencode(place))
         sampling = Sampling(self._image)
         keys: list[str] = []
         locators: list[bytes] = []
-        where = shown(os.fsencode(place)) if isinstance(place, Path) else shown_address(place)
         try:
-            for key, locator in sampling.samples(self._members(place)):
-                keys.append(key)
-                locators.append(locator.pack())
+            with self._walk(place) as walk:
+                for key, locator in sampling.samples(walk.members):
+                    keys.append(key)
+                    locators.append(replace(locator, stamp=walk.stamp, indexed=walk.indexed).pack())
         except BadTarError as error:
             before = f" ({len(keys)} items were before that)" if keys else ""
-            self.left_out.add(where, f"{error}{before}", grave=True)
-            return None
-        except RemoteError as error:
-            self.left_out.add(where, f"cannot be listed: {error}", grave=True)
-            return None
+            listed.left_out.add(where, f"{error}{before}", grave=True)
+            return listed
+        except ReadError as error:
+            listed.left_out.add(
+                where, f"cannot be read: {error.detail.removeprefix(f'{where}: ').rstrip('.')}", grave=True
+            )
+            return listed
         except OSError as error:
             said = "there is no such file" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
-            self.left_out.add(where, said, grave=True)
-            return None
+            listed.left_out.add(where, said, grave=True)
+            return listed
         if sampling.without_image:
-            self.left_out.add(where, f"{sampling.without_image} of its samples have no image")
+            listed.left_out.add(where, f"{sampling.without_image} of its samples have no image")
         if sampling.nameless:
-            self.left_out.add(where, f"{sampling.nameless} of its members have no key.suffix name")
+            listed.left_out.add(where, f"{sampling.nameless} of its members have no key.suffix name")
         if not keys:
-            self.left_out.add(where, "no sample in it has an image", grave=True)
-            return None
-        return ListedShard(name, keys, locators)
+            listed.left_out.add(where, "no sample in it has an image", grave=True)
+            return listed
+        listed.shard = ListedShard(name, keys, locators)
+        return listed
+
+    @contextlib.contextmanager
+    def _walk(self, place: Place) -> Iterator[_Walk]:
+        """The members of a tar; at the end it must still be the same tar."""
+        if isinstance(place, str):
+            remote = self._remote.open(place, SMALLEST_WINDOW)
+            known = indexed(self._remote, place, remote)
+            walked = members_of(cast(IO[bytes], Forwards(remote))) if known is None else iter(known)
+            yield _Walk(remote.stamp, walked, indexed=known is not None)
+            return
+        with place.open("rb", buffering=WALK_BYTES) as file:
+            status = os.fstat(file.fileno())
+            yield _Walk(stamp_at(status), members_of(file))
+            if version_of(os.fstat(file.fileno())) != version_of(status):
+                raise BadTarError("it was written to while it was listed")
 
     def _nothing(self) -> SourceError:
         left = "".join(f" {thing.path}: {thing.reason}." for thing in self.left_out.things[:3])
         return SourceError(
-            f"{self._shown}: no tar with images was found.{left}",
+            f"{self._tars.shown}: no tar with images was found.{left}",
             "Name tars (shards/*.tar, 'shard-{0000..0099}.tar') or a folder that holds some.",
         )
 
@@ -167,35 +215,47 @@ class TarSource:
         if locator.reason is not None:
             raise ReadError(locator.reason, locator.detail, "item")
         try:
-            return self._content(place, locator)
-        except RemoteChangedError as error:
-            assert isinstance(place, str)
-            self._remote.forget(place)  # as it is now, its headers tell whether it is the one that was listed
-            raise ReadError(ReadReason.CHANGED, f"{error}.", "network") from error
-        except RemoteError as error:
-            raise ReadError(ReadReason.UNREADABLE, f"{error}.", "network") from error
+            return self._content(self._opened(place, locator), locator, item.key)
         except OSError as error:
             raise ReadError(
                 ReadReason.UNREADABLE, f"The tar cannot be read: {error.strerror or error}.", "worker"
             ) from error
+        except ReadError as error:
+            if error.reason is ReadReason.CHANGED:
+                self._files.forget(place)
+            raise
 
     def _place(self, shard: str) -> Place:
         with self._lock:
-            if shard not in self._paths and time.monotonic() - self._looked >= LOOK_AGAIN_SECONDS:
+            if shard not in self._places and time.monotonic() - self._looked >= LOOK_AGAIN_SECONDS:
                 with contextlib.suppress(SourceError):
-                    self._paths = dict(self._places(LeftOut()))
+                    self._places = dict(self._tars.files(LeftOut()))
                 self._looked = time.monotonic()
-            place = self._paths.get(shard)
+            place = self._places.get(shard)
         if place is None:
             raise ReadError(ReadReason.SOURCE_MISSING, f"No tar here has the shard {shard}.", "worker")
         return place
 
-    def _content(self, place: Place, locator: Locator) -> Content:
+    def _opened(self, place: Place, locator: Locator) -> OpenTar:
+        try:
+            tar = self._files.opened(place)
+        except SourceError as error:
+            raise ReadError(ReadReason.SOURCE_MISSING, str(error), "worker") from None
+        if locator.stamp not in (b"", tar.stamp):
+            raise _changed()
+        return tar
+
+    def _content(self, tar: OpenTar, locator: Locator, key: str) -> Content:
         image, *others = locator.parts
         if image.size > self._max_file_bytes:
             detail = f"It has {image.size} bytes; the limit is {self._max_file_bytes}."
             raise ReadError(ReadReason.TOO_LARGE, detail, "item")
-        found = {part: self._part(place, part) for part in sorted(locator.parts, key=_place) if _fits(part, image)}
+        found = {
+            part: _part(tar, part, key if locator.indexed else "")
+            for part in sorted(locator.parts, key=_place)
+            if _fits(part, image)
+        }
+        tar.check()
         columns: dict[str, object] = {}
         for part in others:
             if part not in found:
@@ -207,16 +267,20 @@ class TarSource:
                 raise ReadError(ReadReason.BAD_COLUMN, str(error), "item") from None
         return Content(found[image], columns)
 
-    def _part(self, place: Place, part: Part) -> bytes:
-        data = self._bytes(place, part.offset - BLOCK, BLOCK + part.size) if part.offset >= BLOCK else b""
-        if len(data) != BLOCK + part.size or zlib.crc32(data[:BLOCK]) != part.header_crc:
-            raise ReadError(ReadReason.CHANGED, "The tar is not the one that was listed.", "worker")
-        return data[BLOCK:]
 
-    def _bytes(self, place: Place, offset: int, size: int) -> bytes:
-        if isinstance(place, Path):
-            return self._files.read(place, offset, size)
-        return self._remote.read(place, offset, size)
+def _part(tar: OpenTar, part: Part, key: str) -> bytes:
+    """A member. Its header must be the listed one; of a part from an index, with ``key``, it must be one like it."""
+    data = tar.read(part.offset - BLOCK, BLOCK + part.size) if part.offset >= BLOCK else b""
+    if len(data) != BLOCK + part.size:
+        raise _changed()
+    header = data[:BLOCK]
+    if not (is_header_of(header, f"{key}.{part.suffix}", part.size) if key else zlib.crc32(header) == part.header_crc):
+        raise _changed()
+    return data[BLOCK:]
+
+
+def _changed() -> ReadError:
+    return ReadError(ReadReason.CHANGED, "The tar is not the one that was listed.", "worker")
 
 
 def _fits(part: Part, image: Part) -> bool:

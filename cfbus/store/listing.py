@@ -5,6 +5,9 @@ source understands. An item's index is its row.
 
 Invariants: a file is durable before the manifest names its shard; a file whose shard is in the manifest
 never changes; pages carry checksums and readers verify them.
+
+Where groups of items are cheapest read together (row groups of parquet), the file's metadata says where each ends,
+and a page ends with a group if that takes at most half of it away.
 """
 
 from __future__ import annotations
@@ -27,16 +30,21 @@ from cfbus.store.folder import Store
 from cfbus.store.manifest import Manifest
 
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("locator", pa.binary(), nullable=False)])
+_GROUP_ENDS = b"cfbus.group-ends"
 _CACHED_FILES = 8
 _HASH_BYTES = 16
 
 
-def write_listing(store: Store, number: int, keys: Sequence[str], locators: Sequence[bytes]) -> str:
+def write_listing(
+    store: Store, number: int, keys: Sequence[str], locators: Sequence[bytes], group_ends: Sequence[int] = ()
+) -> str:
     """Make the listing of a shard that the manifest does not have yet; the digest of its content.
 
     Doing it again with the same items makes the same file; with others (a scan that was cut off) replaces it.
     """
-    table = pa.table([pa.array(keys, pa.string()), pa.array(locators, pa.binary())], schema=SCHEMA)
+    said = {_GROUP_ENDS: np.asarray(group_ends, "<u4").tobytes()} if group_ends else None
+    schema = SCHEMA.with_metadata(said)
+    table = pa.table([pa.array(keys, pa.string()), pa.array(locators, pa.binary())], schema=schema)
     path = store.listing_path(number)
     staged = store.staging_dir / f"listing-{path.name}"
     with new_file(staged) as file:
@@ -56,16 +64,27 @@ def read_listing(store: Store, number: int, start: int, end: int) -> Table:
 
 
 def listing_page(store: Store, number: int, start: int, end: int, most_bytes: int) -> tuple[int, bytes]:
-    """Items [start, end) of a shard as a payload, and how many they are: as many as fit so many bytes, one at least.
+    """Items [start, end) of a shard as a payload, and how many they are: as many as fit so many bytes, one at least,
+    and ending with a group of items where one ends in the second half.
 
     The broker shortens the lease to that.
     """
-    table = read_listing(store, number, start, end)
+    table = read_listing(store, number, start, _end_of_group(store, number, start, end))
     rows, payload = table.rows, encode_table(table)
     while len(payload) > most_bytes and rows > 1:
         rows = max(1, rows * most_bytes // len(payload) * 9 // 10)
         payload = encode_table(read_listing(store, number, start, start + rows))
     return rows, payload
+
+
+def _end_of_group(store: Store, number: int, start: int, end: int) -> int:
+    """The last index up to ``end`` at which a group ends, if half of the range lies before it; else ``end``."""
+    said = (_open(store.listing_path(number)).schema.metadata or {}).get(_GROUP_ENDS, b"")
+    ends = np.frombuffer(said[: len(said) // 4 * 4], "<u4")
+    at = int(np.searchsorted(ends, end, side="right"))
+    last = int(ends[at - 1]) if at else end
+    # The upper bound is for metadata that is damaged: no checksum covers it.
+    return last if (end - start) / 2 <= last - start <= end - start else end
 
 
 def listing_column(store: Store, number: int, name: str) -> pa.Array:
@@ -78,7 +97,7 @@ def listing_column(store: Store, number: int, name: str) -> pa.Array:
 def _load(path: Path) -> pa.Table:
     try:
         with disk_errors(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(use_threads=False).cast(SCHEMA).combine_chunks()
+            return file.read(use_threads=False).cast(SCHEMA.with_metadata(file.schema_arrow.metadata)).combine_chunks()
     except FileNotFoundError:
         raise damaged_file(path, "it is gone, though its shard is listed") from None
     except (pa.ArrowException, OSError, ValueError) as error:

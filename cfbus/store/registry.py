@@ -6,7 +6,7 @@ of sockets; clocks are read by callers, all times are UTC seconds.
 Invariants:
 - A change and its line in the audit log are one transaction, durable on return; so is what is found done already.
 - The audit log only grows: triggers refuse to change, remove or replace a line.
-- No key and no contributor is ever deleted; a revoked key stays revoked.
+- No key, contributor or invite is ever deleted; a revoked key stays revoked. Of an invite only the public half is here.
 - The file is 0600 and owned by who opens it, for whoever can write it decides who gets in.
 - A clock behind the newest audit line takes nothing away from anybody; it only stops enrolments.
 """
@@ -14,13 +14,11 @@ Invariants:
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import sqlite3
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -28,84 +26,27 @@ from typing import Any, Final, Self
 from cfbus.bus.auth import KeyEntry, KeyState, KeyTable
 from cfbus.bus.keys import check_name, fingerprint
 from cfbus.bus.messages import Role
-from cfbus.errors import (
-    CfbusError,
-    DamagedStoreError,
-    DiskFullError,
-    StoreInUseError,
-    StoreMismatchError,
-    TryAgainError,
-    UnsafeError,
-    UsageError,
+from cfbus.errors import ClockError, UsageError
+from cfbus.store.registry_rows import (
+    CONTRIBUTOR_COLUMNS,
+    INVITE_COLUMNS,
+    KEY_COLUMNS,
+    AuditEntry,
+    Contributor,
+    InviteRow,
+    KeyRow,
+    date,
+    invite_row,
+    key_row,
 )
-from cfbus.store.durable import flush_database
+from cfbus.store.registry_schema import open_file, told, transaction
 
 LEEWAY_SECONDS: Final = 300.0
 PAGE: Final = 200
-
-_VERSION: Final = 1
-_APPLICATION_ID: Final = 0x43464B31
-_BUSY_SECONDS: Final = 5.0
-_ONLY_GROWS: Final = "BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END"
-_SCHEMA: Final = (
-    """CREATE TABLE contributors (
-        contributor_id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE,
-        trust_level INTEGER NOT NULL CHECK (trust_level BETWEEN 0 AND 5), added REAL NOT NULL
-    ) STRICT""",
-    """CREATE TABLE keys (
-        public TEXT PRIMARY KEY CHECK (length(public) = 40), role TEXT NOT NULL, state TEXT NOT NULL,
-        contributor_id TEXT NOT NULL REFERENCES contributors, name TEXT NOT NULL,
-        not_before REAL, not_after REAL, added REAL NOT NULL
-    ) STRICT""",
-    """CREATE TABLE audit (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL,
-        who TEXT NOT NULL, verb TEXT NOT NULL, arguments TEXT NOT NULL, outcome TEXT NOT NULL
-    ) STRICT""",
-    "CREATE INDEX audit_by_time ON audit (at)",
-    f"CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit {_ONLY_GROWS}",
-    f"CREATE TRIGGER audit_is_not_removed BEFORE DELETE ON audit {_ONLY_GROWS}",
-    # INSERT OR REPLACE removes the old row without asking the trigger above.
-    "CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit "  # noqa: S608 - constants only
-    f"WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq) {_ONLY_GROWS}",
-    f"PRAGMA application_id = {_APPLICATION_ID}",
-    f"PRAGMA user_version = {_VERSION}",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Contributor:
-    """Who is credited; ``trust_level`` is 0 (stranger) to 5 (the maintainer)."""
-
-    contributor_id: str
-    name: str
-    trust_level: int
-    added: float
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRow:
-    """A key as stored; ``state`` is what was decided, dates are not applied to it."""
-
-    public: bytes
-    role: Role
-    state: KeyState
-    contributor_id: str
-    name: str
-    not_before: float | None
-    not_after: float | None
-    added: float
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """One line of the log; ``seq`` grows by one."""
-
-    seq: int
-    at: float
-    who: str
-    verb: str
-    arguments: Mapping[str, str]
-    outcome: str
+CONTACT_LIMIT: Final = 200
+NOTE_LIMIT: Final = 500
+INVITE_REMEMBERED_SECONDS: Final = 30 * 86_400.0
+"""So long after its end an invite is still told that it is over; then its key is one that nobody knows."""
 
 
 class Registry:
@@ -123,18 +64,7 @@ class Registry:
         Raises ``UsageError`` if it is missing, ``UnsafeError`` if others can write it,
         ``StoreMismatchError`` if it is another database or a newer one, ``DamagedStoreError``.
         """
-        if create:
-            _create_file(path)
-        _check_file(path)
-        flush_database(path)
-        database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-        try:
-            with _told(path):
-                _prepare(path, database)
-        except CfbusError:
-            database.close()
-            raise
-        return cls(path, database)
+        return cls(path, open_file(path, create=create))
 
     def close(self) -> None:
         """Release the file; harmless when repeated."""
@@ -151,21 +81,23 @@ class Registry:
     def add_contributor(self, name: str, *, trust: int, who: str, now: float) -> Contributor:
         """The contributor of that name, added with ``trust`` if there is none; an existing one stays as it is."""
         check_name(name)
-        if not 0 <= trust <= 5:
-            raise UsageError(f"Trust goes from 0 to 5, not {trust}.")
-        with self._writing() as database:
+        check_trust(trust)
+        with self.writing() as database:
             known = next((each for each in self.contributors() if each.name == name), None)
             if known is not None:
                 return known
             added = Contributor("c-" + secrets.token_hex(8), name, trust, now)
-            database.execute("INSERT INTO contributors VALUES (?, ?, ?, ?)", (added.contributor_id, name, trust, now))
+            values = (added.contributor_id, name, trust, now)
+            database.execute(
+                "INSERT INTO contributors (contributor_id, name, trust_level, added) VALUES (?, ?, ?, ?)", values
+            )
             arguments = {"contributor": added.contributor_id, "name": name, "trust": str(trust)}
-            self._log(who, "add-contributor", arguments, "done", now)
+            self.log(who, "add-contributor", arguments, "done", now)
         return added
 
     def contributors(self) -> list[Contributor]:
         """All contributors by name."""
-        rows = self._rows("SELECT contributor_id, name, trust_level, added FROM contributors ORDER BY name")
+        rows = self.rows(f"SELECT {CONTRIBUTOR_COLUMNS} FROM contributors ORDER BY name")  # noqa: S608 - constants
         return [Contributor(*row) for row in rows]
 
     def add_key(
@@ -183,14 +115,14 @@ class Registry:
     ) -> KeyRow:
         """Enrol a key (Z85); one that is there with the same role and contributor stays as it is.
 
-        Raises ``UsageError`` if it is there otherwise or the contributor is unknown, ``TryAgainError``
+        Raises ``UsageError`` if it is there otherwise or the contributor is unknown, ``ClockError``
         if the clock is behind the audit log.
         """
         check_name(name)
         row = KeyRow(public, role, state, contributor_id, name, not_before, not_after, now)
         mark = fingerprint(public)
-        with self._writing() as database:
-            known = self._key(public)
+        with self.writing() as database:
+            known = self.key(public)
             if known is not None and (known.role, known.contributor_id) == (role, contributor_id):
                 return known
             if known is not None:
@@ -200,15 +132,20 @@ class Registry:
                 )
             if contributor_id not in {each.contributor_id for each in self.contributors()}:
                 raise UsageError(f"There is no contributor {contributor_id!r}.", "Add the contributor first.")
-            self._check_clock(now)
-            values = (public.decode("ascii"), role, state, contributor_id, name, not_before, not_after, now)
-            database.execute("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
-            arguments = {"key": mark, "role": role, "contributor": contributor_id, "name": name, "state": state}
-            self._log(who, "add-key", arguments, "done", now)
+            self.check_clock(now)
+            self.insert_key(database, row, who, now)
         return row
 
-    def set_state(self, public: bytes, state: KeyState, *, who: str, now: float) -> None:
-        """Put a key into ``state``; nothing happens if it is there already.
+    def insert_key(self, database: sqlite3.Connection, row: KeyRow, who: str, now: float) -> None:
+        """A key that was found to be new, and its line in the log; inside ``writing``."""
+        dates = (row.not_before, row.not_after, row.added)
+        values = (row.public.decode("ascii"), row.role, row.state, row.contributor_id, row.name, *dates, row.reason)
+        database.execute(f"INSERT INTO keys ({KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
+        said = {"key": row.mark, "role": row.role, "contributor": row.contributor_id, "name": row.name}
+        self.log(who, "add-key", {**said, "state": row.state, "expires": date(row.not_after)}, "done", now)
+
+    def set_state(self, public: bytes, state: KeyState, *, who: str, now: float, reason: str = "") -> None:
+        """Put a key into ``state``, for a ``reason`` that is shown; nothing happens if it is there already.
 
         Raises ``UsageError`` if the key is unknown or revoked (which is for good), and for
         ``expired``, which only a date brings about.
@@ -216,20 +153,73 @@ class Registry:
         mark = fingerprint(public)
         if state is KeyState.EXPIRED:
             raise UsageError("A key expires by its date.", "Revoke or suspend it instead.")
-        with self._writing() as database:
-            known = self._key(public)
+        with self.writing() as database:
+            known = self.key(public)
             if known is None:
                 raise UsageError(f"There is no key {mark} in the registry.", "Enrol it first.")
             if known.state is state:
                 return
             if known.state is KeyState.REVOKED:
                 raise UsageError(f"The key {mark} is revoked, and that is for good.", "Let its owner make a new one.")
-            database.execute("UPDATE keys SET state = ? WHERE public = ?", (state, public.decode("ascii")))
-            self._log(who, "set-state", {"key": mark, "from": known.state, "to": state}, "done", now)
+            values = (state, reason, public.decode("ascii"))
+            database.execute("UPDATE keys SET state = ?, reason = ? WHERE public = ?", values)
+            arguments = {"key": mark, "from": known.state, "to": state, **({"reason": reason} if reason else {})}
+            self.log(who, "set-state", arguments, "done", now)
+
+    def set_expiry(self, public: bytes, not_after: float | None, *, who: str, now: float) -> None:
+        """Let a key end at a date, or never. Raises ``UsageError`` if there is no such key."""
+        mark = fingerprint(public)
+        with self.writing() as database:
+            known = self.key(public)
+            if known is None:
+                raise UsageError(f"There is no key {mark} in the registry.", "Enrol it first.")
+            if known.not_after == not_after:
+                return
+            values = (not_after, public.decode("ascii"))
+            database.execute("UPDATE keys SET not_after = ? WHERE public = ?", values)
+            arguments = {"key": mark, "from": date(known.not_after), "to": date(not_after)}
+            self.log(who, "set-expiry", arguments, "done", now)
+
+    def set_contributor(
+        self,
+        contributor_id: str,
+        *,
+        who: str,
+        now: float,
+        trust: int | None = None,
+        contact: str | None = None,
+        note: str | None = None,
+    ) -> Contributor:
+        """Change what is known of a contributor; ``None`` leaves it. Raises ``UsageError`` for what cannot be."""
+        if trust is not None:
+            check_trust(trust)
+        _check_text("contact", contact, CONTACT_LIMIT)
+        _check_text("note", note, NOTE_LIMIT)
+        wanted: dict[str, str | int | None] = {"trust_level": trust, "contact": contact, "note": note}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        with self.writing() as database:
+            known = next((each for each in self.contributors() if each.contributor_id == contributor_id), None)
+            if known is None:
+                raise UsageError(f"There is no contributor {contributor_id!r}.", "Add the contributor first.")
+            changed = replace(known, **given)  # type: ignore[arg-type]  # the names are the fields'
+            if changed != known:
+                values = (changed.trust_level, changed.contact, changed.note, contributor_id)
+                database.execute(
+                    "UPDATE contributors SET trust_level = ?, contact = ?, note = ? WHERE contributor_id = ?", values
+                )
+                arguments = {"contributor": contributor_id, **{name: str(value) for name, value in given.items()}}
+                self.log(who, "set-contributor", arguments, "done", now)
+        return changed
+
+    def invites(self) -> list[InviteRow]:
+        """All invites, oldest first, each with how often it was used."""
+        used = "(SELECT count(*) FROM enrolments WHERE invite = invites.public)"
+        rows = self.rows(f"SELECT {INVITE_COLUMNS}, {used} FROM invites ORDER BY added, public")  # noqa: S608
+        return [invite_row(row) for row in rows]
 
     def keys(self) -> list[KeyRow]:
         """All keys as stored, oldest first."""
-        return [_key_row(row) for row in self._rows("SELECT * FROM keys ORDER BY added, public")]
+        return [key_row(row) for row in self.rows(f"SELECT {KEY_COLUMNS} FROM keys ORDER BY added, public")]  # noqa: S608 - constants
 
     def key_table(self, now: float) -> KeyTable:
         """Who is admitted at ``now``: states with the dates applied, five minutes generous.
@@ -237,10 +227,18 @@ class Registry:
         Make it anew now and then: dates pass without an event.
         """
         started = max(now, self._newest())
-        return KeyTable(
-            KeyEntry(row.public, row.role, _dated(row, started, now), row.contributor_id, row.name)
+        entries = [
+            KeyEntry(
+                row.public, row.role, _dated(row, started, now), row.contributor_id, row.name, row.not_after, row.reason
+            )
             for row in self.keys()
-        )
+        ]
+        entries += [
+            KeyEntry(each.public, Role.ENROL, KeyState.ACTIVE, each.contributor_id, "invite", each.not_after)
+            for each in self.invites()
+            if not each.revoked and now <= each.not_after + INVITE_REMEMBERED_SECONDS
+        ]
+        return KeyTable(entries)
 
     def clock_is_behind(self, now: float) -> bool:
         """Whether ``now`` is more than the leeway before the newest audit line: an alarm."""
@@ -248,51 +246,59 @@ class Registry:
 
     def audit(self, who: str, verb: str, arguments: Mapping[str, str], outcome: str, now: float) -> None:
         """Note a call that changed nothing here (a refused one, a pause); durable on return."""
-        with self._writing():
-            self._log(who, verb, arguments, outcome, now)
+        with self.writing():
+            self.log(who, verb, arguments, outcome, now)
 
-    def audit_entries(self, *, after: int = 0, limit: int = PAGE) -> list[AuditEntry]:
-        """The log in its order: at most ``limit`` lines whose ``seq`` is above ``after``."""
-        rows = self._rows(
-            "SELECT seq, at, who, verb, arguments, outcome FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", after, limit
+    def audit_entries(self, *, after: int = 0, limit: int = PAGE, since: float = 0.0) -> list[AuditEntry]:
+        """The log in its order: at most ``limit`` lines whose ``seq`` is above ``after``, not older than ``since``."""
+        wanted = "WHERE seq > ? AND at >= ? ORDER BY seq LIMIT ?"
+        rows = self.rows(
+            f"SELECT seq, at, who, verb, arguments, outcome FROM audit {wanted}",  # noqa: S608 - constants
+            after,
+            since,
+            limit,
         )
         return [AuditEntry(seq, at, by, verb, json.loads(said), end) for seq, at, by, verb, said, end in rows]
 
-    def _newest(self) -> float:
-        return float(self._rows("SELECT coalesce(max(at), 0.0) FROM audit")[0][0])
+    @property
+    def last_line(self) -> int:
+        """The ``seq`` of the newest line of the log; 0 while there is none."""
+        return int(self.rows("SELECT coalesce(max(seq), 0) FROM audit")[0][0])
 
-    def _check_clock(self, now: float) -> None:
+    def _newest(self) -> float:
+        return float(self.rows("SELECT coalesce(max(at), 0.0) FROM audit")[0][0])
+
+    def check_clock(self, now: float) -> None:
+        """Raises ``ClockError`` if the clock is behind the log: by it nobody is let in."""
         if self.clock_is_behind(now):
-            raise TryAgainError(
+            raise ClockError(
                 "This machine's clock is behind the newest line of the audit log; no key is enrolled by it.",
                 "Set the clock (`timedatectl`), then try again.",
             )
 
-    def _key(self, public: bytes) -> KeyRow | None:
-        rows = self._rows("SELECT * FROM keys WHERE public = ?", public.decode("ascii"))
-        return _key_row(rows[0]) if rows else None
+    def key(self, public: bytes) -> KeyRow | None:
+        """The key as stored, if it is there."""
+        rows = self.rows(f"SELECT {KEY_COLUMNS} FROM keys WHERE public = ?", public.decode("ascii"))  # noqa: S608
+        return key_row(rows[0]) if rows else None
 
-    def _rows(self, query: str, *values: int | str) -> list[tuple[Any, ...]]:
-        with _told(self._path):
+    def rows(self, query: str, *values: int | float | str) -> list[tuple[Any, ...]]:
+        """What a query finds."""
+        with told(self._path):
             return self._database.execute(query, values).fetchall()
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction; what is looked up inside it cannot change before it ends."""
-        with _told(self._path), _transaction(self._database):
+        with told(self._path), transaction(self._database):
             yield self._database
 
-    def _log(self, who: str, verb: str, arguments: Mapping[str, str], outcome: str, now: float) -> None:
+    def log(self, who: str, verb: str, arguments: Mapping[str, str], outcome: str, now: float) -> None:
+        """A line of the log, in the transaction that is open."""
         said = json.dumps(dict(arguments), ensure_ascii=False, sort_keys=True)
         self._database.execute(
             "INSERT INTO audit (at, who, verb, arguments, outcome) VALUES (?, ?, ?, ?, ?)",
             (now, who, verb, said, outcome),
         )
-
-
-def _key_row(row: tuple[Any, ...]) -> KeyRow:
-    public, role, state, *rest = row
-    return KeyRow(public.encode("ascii"), Role(role), KeyState(state), *rest)
 
 
 def _dated(row: KeyRow, started: float, now: float) -> KeyState:
@@ -305,96 +311,12 @@ def _dated(row: KeyRow, started: float, now: float) -> KeyState:
     return row.state
 
 
-def _create_file(path: Path) -> None:
-    """An empty private file, unless there is one; the schema follows on opening."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise UsageError(f"The registry {path} cannot be made: {error.strerror}.") from error
-    os.close(descriptor)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def check_trust(trust: int) -> None:
+    """Raises ``UsageError`` unless it is a trust level."""
+    if not 0 <= trust <= 5:
+        raise UsageError(f"Trust goes from 0 to 5, not {trust}.")
 
 
-def _check_file(path: Path) -> None:
-    try:
-        status = path.lstat()
-    except OSError as error:
-        raise UsageError(
-            f"There is no registry at {path}: {error.strerror}.", "`cfbus init` makes one, or name another store."
-        ) from None
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-        raise UnsafeError(
-            f"The registry {path} is not a file of this user, so somebody else may decide who gets in.",
-            "Put the file itself there and `chown` it.",
-        )
-    if status.st_mode & 0o077:
-        raise UnsafeError(
-            f"Others may read or change the registry {path} (mode {stat.S_IMODE(status.st_mode):04o}).",
-            f"Run `chmod 600 {path}`, then look through the audit log.",
-        )
-
-
-def _prepare(path: Path, database: sqlite3.Connection) -> None:
-    """Options, schema and a look at every page; an empty file is one whose making was cut off."""
-    database.execute("PRAGMA foreign_keys = ON")
-    database.execute("PRAGMA synchronous = FULL")
-    with _transaction(database):
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        (application,) = database.execute("PRAGMA application_id").fetchone()
-        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if (version, application, tables) == (0, 0, 0):
-            for statement in _SCHEMA:
-                database.execute(statement)
-        elif application != _APPLICATION_ID:
-            raise StoreMismatchError(f"{path} is a database, but not a registry of cfbus.", "Name another store.")
-        elif version > _VERSION:
-            raise StoreMismatchError(
-                f"The registry {path} was written by a newer cfbus (format {version}; this one knows {_VERSION}).",
-                "Install that version, or name another store.",
-            )
-    database.execute("PRAGMA journal_mode = WAL")
-    (health,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    if health != "ok":
-        raise DamagedStoreError(f"The registry {path} is damaged: {health}.", "Restore it from the backup.")
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield database
-        database.execute("COMMIT")
-    except BaseException:
-        # A full disk or a failed write has rolled back by itself already.
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """SQLite's errors that come from the disk or from another process, as sentences."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StoreInUseError(f"Another process is changing the registry {path}.", "Try again.") from error
-        if code == sqlite3.SQLITE_FULL:
-            raise DiskFullError(f"There is no room left for the registry {path}.", "Make room, try again.") from error
-        if code in _DAMAGE:
-            raise DamagedStoreError(
-                f"The registry {path} cannot be used: {error}.", "Restore it from the backup, with its -wal file."
-            ) from error
-        raise
-
-
-_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+def _check_text(what: str, text: str | None, limit: int) -> None:
+    if text is not None and (len(text) > limit or (text and not text.isprintable())):
+        raise UsageError(f"A contributor's {what} is one line of at most {limit} printable characters.")

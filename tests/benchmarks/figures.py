@@ -94,6 +94,32 @@ class Listing(Figures):
     run_listed_seconds: float | None = None
 
 
+class Reading(Figures):
+    """A source that is read by one process, and the same bytes read `plainly`, in as few lines as that takes.
+
+    For what is served by another process, the seconds of the processor are that one's.
+    """
+
+    what: str
+    items: int
+    bytes: int
+    seconds: float
+    cpu_seconds: float
+    plainly: str
+    plain_seconds: float
+    plain_cpu_seconds: float
+
+
+class Readings(Figures):
+    """All of them, and the requests that 1,000 items of a tar in S3 take, in blocks and item by item."""
+
+    when: str
+    machine: Machine
+    listed: Reading
+    read: Sequence[Reading]
+    s3_requests: tuple[float, float]
+
+
 class CatchUp(Figures):
     """Real processes on a store of which every other item is done. Seconds count from the start of the processes."""
 

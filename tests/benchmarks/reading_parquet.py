@@ -1,21 +1,20 @@
-"""How fast tables with images are read, against pyarrow reading the same columns plainly; on one core each.
+"""How fast tables with images are read, against pyarrow reading the same columns plainly; each in its own process.
 
-`.venv/bin/python tests/benchmarks/reading_parquet.py`
+`python -m benchmarks.reading_parquet WAY FILE` prints seconds, processor seconds, bytes, and MiB of memory.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import resource
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from benchmarks.figures import Reading
+from benchmarks.spent import elsewhere, plain, spending
 
 from cfbus.config_downloads import Downloading
 from cfbus.sources.base import Item, NothingKnown
@@ -65,24 +64,16 @@ def by_pyarrow(path: Path) -> int:
     return total
 
 
-def by_bytes(path: Path) -> int:
-    """The file, read from start to end."""
-    with path.open("rb", buffering=0) as file:
-        return sum(len(piece) for piece in iter(lambda: file.read(1 << 20), b""))
+WAYS: dict[str, Callable[[Path], int]] = {"source": by_source, "pyarrow": by_pyarrow}
 
 
-WAYS: dict[str, Callable[[Path], int]] = {"source": by_source, "pyarrow": by_pyarrow, "bytes": by_bytes}
-
-
-def measure(way: str, path: Path) -> str:
-    """Runs in a process of its own: rate per core, and the most memory."""
-    before = resource.getrusage(resource.RUSAGE_SELF)
+def measure(way: str, path: Path) -> list[float]:
+    """In a process of its own."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak of memory, which began as that of the parent
     idle = _most_memory()
-    total = WAYS[way](path)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return f"{total / cpu / 1e6:8,.0f} MB per core-second, {(_most_memory() - idle) >> 10:5,} MiB more memory"
+    with spending() as spent:
+        total = WAYS[way](path)
+    return [spent.wall, spent.cpu, total, (_most_memory() - idle) / 1024]
 
 
 def _most_memory() -> int:
@@ -91,23 +82,23 @@ def _most_memory() -> int:
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
 
 
-def main() -> None:
-    if len(sys.argv) == 3:
-        print(measure(sys.argv[1], Path(sys.argv[2])))
-        return
-    with tempfile.TemporaryDirectory(prefix="cfbus-bench-") as folder:
-        for name, (images, size, group) in SHAPES.items():
-            path = Path(folder) / "a.parquet"
-            make(path, images, size, group)
-            by_bytes(path)  # into the page cache
-            for way in WAYS:
-                began = time.monotonic()
-                said = subprocess.run(
-                    [sys.executable, __file__, way, str(path)], check=True, capture_output=True, text=True
-                ).stdout.strip()
-                took = time.monotonic() - began
-                print(f"{name}, {group} in a row group, {way:8} {said}, {images / took:8,.0f} images/s", flush=True)
+def reading(folder: Path) -> list[Reading]:
+    """All shapes."""
+    found = []
+    for name, (images, size, group) in SHAPES.items():
+        path = folder / "a.parquet"
+        make(path, images, size, group)
+        plain(path)  # into the page cache
+        mine, theirs = (elsewhere("reading_parquet", way, path) for way in WAYS)
+        found.append(
+            Reading(
+                what=f"parquet, {name}, {group:,} in a row group ({mine[3]:.0f} MiB; pyarrow: {theirs[3]:.0f})",
+                items=images, bytes=int(mine[2]), seconds=mine[0], cpu_seconds=mine[1],
+                plainly="row groups by pyarrow, as Python values", plain_seconds=theirs[0], plain_cpu_seconds=theirs[1],
+            )
+        )  # fmt: skip
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]))))

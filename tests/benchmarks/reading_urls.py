@@ -1,33 +1,29 @@
 """How fast images are downloaded by their addresses, and at what cost, against the HTTP library alone and urllib.
 
 A server of its own process serves the same bytes on the loopback; each way is measured in a process of its own with as
-many threads (or tasks), so that its CPU is its own. `.venv/bin/python tests/benchmarks/reading_urls.py`
+many threads (or tasks), so that its CPU is its own: `python -m benchmarks.reading_urls WAY PORT`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parents[2]
-if __name__ == "__main__":
-    sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
+import httpx2
+from benchmarks.figures import Reading
+from benchmarks.spent import elsewhere, spending
 
-import httpx2  # noqa: E402
-
-from cfbus.config_downloads import Downloading  # noqa: E402
-from cfbus.sources.base import Item  # noqa: E402
-from cfbus.sources.list_locators import RowLocator  # noqa: E402
-from cfbus.sources.url_lists import UrlSource  # noqa: E402
+from cfbus.config_downloads import Downloading
+from cfbus.sources.base import Item
+from cfbus.sources.list_locators import RowLocator
+from cfbus.sources.url_lists import UrlSource
 
 IMAGES, SIZE, AT_ONCE, ROUNDS = 4000, 100 * 1024, 64, 3
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % SIZE
@@ -104,44 +100,40 @@ def measure(way: str, port: int) -> None:
         zip(WAYS, (by_urllib, lambda some: asyncio.run(by_tasks(some)), by_threads, by_source), strict=True)
     )
     acts[way](urls[:AT_ONCE])
-    began, cpu = time.perf_counter(), time.process_time()
-    total = acts[way](urls)
-    took, used = time.perf_counter() - began, time.process_time() - cpu
+    with spending() as spent:
+        total = acts[way](urls)
     assert total == IMAGES * SIZE
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps([took, used, peak]))
+    print(json.dumps([spent.wall, spent.cpu]))
 
 
-def main() -> None:
-    """All ways, in turns."""
-    server = subprocess.Popen([sys.executable, __file__, "serve"], stdout=subprocess.PIPE, text=True)
+def reading() -> list[Reading]:
+    """All ways, in turns; against each of the others, the medians."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.reading_urls", "serve"], stdout=subprocess.PIPE, text=True
+    )
     assert server.stdout is not None
     port = server.stdout.readline().strip()
     found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     try:
         for _ in range(ROUNDS):
             for way in WAYS:
-                said = subprocess.run([sys.executable, __file__, way, port], capture_output=True, text=True, check=True)
-                found[way].append(json.loads(said.stdout))
+                found[way].append(elsewhere("reading_urls", way, port))
     finally:
         server.terminate()
         server.wait()
-    print(f"{IMAGES} images of {SIZE // 1024} KiB, {AT_ONCE} at once, the median of {ROUNDS} rounds")
-    mine = [median(column) for column in zip(*found[WAYS[-1]], strict=True)]
-    for way, values in found.items():
-        took, used, peak = (median(column) for column in zip(*values, strict=True))
-        each = used / IMAGES * 1000
-        print(
-            f"{way:<18} {IMAGES / took:6.0f} images/s  {each:.2f} CPU ms an image  {peak / 1024:4.0f} MiB"
-            f"  (this source: {took / mine[0]:.2f} of its speed, {mine[1] / used:.2f} of its CPU)"
+    middle = {way: [median(column) for column in zip(*values, strict=True)] for way, values in found.items()}
+    mine = middle.pop(WAYS[-1])
+    return [
+        Reading(
+            what=f"addresses, images of {SIZE // 1024} KiB, {AT_ONCE} at once", items=IMAGES, bytes=IMAGES * SIZE,
+            seconds=mine[0], cpu_seconds=mine[1], plainly=way, plain_seconds=took, plain_cpu_seconds=used,
         )
+        for way, (took, used) in middle.items()
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["serve"]:
-            asyncio.run(serve())
-        case [way, port]:
-            measure(way, int(port))
-        case _:
-            main()
+    if sys.argv[1] == "serve":
+        asyncio.run(serve())
+    else:
+        measure(sys.argv[1], int(sys.argv[2]))

@@ -118,6 +118,10 @@ def largest() -> list[m.Message]:
         ),
         m.Admin(request=ID, verb=WIDE * 64, arguments=((WIDE * 64, WIDE * 1024),) * 8, page=NUMBER),
         m.Reply(request=ID, facts=((WIDE * 64, WIDE * 256),) * 40, problem=WIDE * 1024, page=NUMBER, pages=NUMBER),
+        m.Enrol(public="x" * 40, name=WIDE * 64, dataset=WIDE * 256),
+        m.Enrolled(
+            state="suspended", now=NUMBER, dataset=WIDE * 256, key_expires=NUMBER, code=WIDE * 64, sentence=WIDE * 1024
+        ),
         m.Error(code=WIDE * 64, sentence=WIDE * 1024, retry_after=0.1, fatal=True),
     ]  # fmt: skip
 
@@ -178,6 +182,8 @@ def test_what_no_role_may_say_only_the_broker_says() -> None:
     unsaid = {kind.TAG for kind in m.MESSAGES} - {kind.TAG for kind in said}
     assert unsaid == {
         "WELCOME",
+        "CONFIG",
+        "ENROLLED",
         "GRANT",
         "WAIT",
         "ALLOW",

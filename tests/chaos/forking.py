@@ -23,7 +23,14 @@ from cfbus.engines import opening
 from cfbus.engines.base import Post
 from cfbus.engines.scripted import ScriptedEngine
 
-MODULES = ("cfbus.tools.init", "cfbus.daemons.broker", "cfbus.daemons.writer", "cfbus.daemons.gpu")
+MODULES = (
+    "cfbus.tools.init",
+    "cfbus.tools.admin",
+    "cfbus.tools.join",
+    "cfbus.daemons.broker",
+    "cfbus.daemons.writer",
+    "cfbus.daemons.gpu",
+)
 COUNT = struct.Struct("<Q")
 
 

@@ -20,13 +20,14 @@ Told: TypeAlias = Callable[..., str]
 MODULES = {
     "cfbus": "cfbus.tools.main",
     "cfbus-admin": "cfbus.tools.admin",
+    "cfbus-top": "cfbus.tools.top",
     "cfbus-broker": "cfbus.daemons.broker",
     "cfbus-writer": "cfbus.daemons.writer",
     "cfbus-gpu": "cfbus.daemons.gpu",
 }
 _FORKING = """
 import importlib, json, os, sys, traceback
-import cfbus.tools.run, cfbus.tools.init, cfbus.tools.keygen
+import cfbus.tools.run, cfbus.tools.init, cfbus.tools.join, cfbus.tools.keygen
 for module in json.loads(sys.argv[1]):
     importlib.import_module(module)
 print("ready", flush=True)

@@ -250,7 +250,8 @@ class Terminals:
         self.config = folder / "cfbus.yaml"
         self._nursery = nursery
         port, self._stats_port = free_port(), free_port()
-        servers = [f"{who}.server=tcp://127.0.0.1:{port}" for who in ("writer", "worker", "feeder", "admin")]
+        self.endpoint = f"tcp://127.0.0.1:{port}"
+        servers = [f"{who}.server={self.endpoint}" for who in ("writer", "worker", "feeder", "admin")]
         ports = [f"broker.port={port}", f"broker.stats_port={self._stats_port}"]
         flags = [word for setting in (*ports, *servers, *settings) for word in ("--set", setting)]
         where = ["--images", str(images)] if images else []
@@ -275,11 +276,9 @@ class Terminals:
 
     def worker(self, what: str, is_true: Callable[[WorkerView], bool]) -> WorkerView:
         """The first worker on the statistics for which this is true."""
-        line = self._server_line()
         pair = keys.load(self.folder / "keys" / "admin.key_secret")
         context: sockets.Context = zmq.Context()
-        public, _ = keys.parse_public_line(line)
-        socket, watch = sockets.connect_stats(context, pair, public, self.stats, [b"workers"])
+        socket, watch = sockets.connect_stats(context, pair, self.server, self.stats, [b"workers"])
 
         def look() -> WorkerView | None:
             watch.read(time.monotonic())
@@ -292,6 +291,11 @@ class Terminals:
             watch.close()
             socket.close()
             context.term()
+
+    @property
+    def server(self) -> bytes:
+        """The broker's public key."""
+        return keys.parse_public_line(self._server_line())[0]
 
     def watch(self) -> Watch:
         """A watch over the broker, as ``admin.stats`` would be."""

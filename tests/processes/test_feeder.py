@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import signal
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import zmq
+from processes.raw_worker import FeederLink, RawWorker
 from processes.support import Command, Nursery, Run, Terminals, free_port, kill, until
 from processes.tables import exact_pictures, make_pictures
 
-from cfbus.bus import keys, sockets
+from cfbus.bus import keys
 from cfbus.bus import messages as m
 from cfbus.bus.sockets import Connection, Context
-from cfbus.bus.wire import decode, encode
 
 
 def test_one_box_with_a_worker_that_is_denied_the_folder(nursery: Nursery, tmp_path: Path) -> None:
@@ -83,45 +84,19 @@ def test_without_a_feeder_the_worker_waits_and_says_so(fed: Fed) -> None:
     end([worker, feeder, writer, broker])
 
 
-class Client:
-    """Whoever has this key, at a feeder's door."""
+@dataclass
+class Door:
+    """A feeder that runs, its port, and the key of a worker whose product does not run."""
 
-    def __init__(self, pair: keys.KeyPair, server: bytes, port: int) -> None:
-        self._context: Context = zmq.Context()
-        self._socket, self._watch = sockets.connect_bus(self._context, pair, server, f"tcp://127.0.0.1:{port}")
-        self._seen: list[Connection] = []
-
-    def becomes(self, what: Connection) -> None:
-        def look() -> bool:
-            self._seen += self._watch.read(time.monotonic())
-            return what in self._seen
-
-        until(lambda: f"{what}: {self._seen}", look)
-
-    def ask(self, lease: str, *items: int, credit: int = 1 << 30) -> list[m.Data]:
-        """The answers to each of the items."""
-        sockets.send(self._socket, None, encode(m.Fetch(lease=lease, items=items, credit=credit)))
-        got: list[m.Data] = []
-
-        def look() -> bool:
-            for frames in sockets.drain_client(self._socket, 100):
-                message, payload = decode(frames)
-                assert isinstance(message, m.Data)
-                if message.failure is not None or message.offset + len(payload) == message.size:
-                    got.append(message)
-            return len(got) == len(items)
-
-        until("answers", look)
-        return got
-
-    def close(self) -> None:
-        self._watch.close()
-        self._socket.close(0)
-        self._context.term()
+    feeder: Command
+    server: bytes
+    endpoint: str
+    worker: keys.KeyPair
+    daemons: list[Command]
 
 
-def test_the_door_of_a_feeder(fed: Fed) -> None:
-    """Strangers and workers without a lease are not let in; with one, nothing but its items is served."""
+@pytest.fixture
+def door(fed: Fed) -> Door:
     port = free_port()
     broker, writer = fed.bus.start("broker"), fed.bus.start("writer")
     feeder = fed.feeder("one", port)
@@ -129,19 +104,56 @@ def test_the_door_of_a_feeder(fed: Fed) -> None:
     folder = fed.bus.folder / "keys"
     server = keys.load(folder / "feeder.key_secret").public
     own = keys.load(folder / "gpu-0.key_secret")
-    for pair in (keys.generate(), own):
-        client = Client(pair, server, port)
-        client.becomes(Connection.REFUSED)
-        client.close()
-    worker = fed.worker()
-    broker.says("lease.granted")
-    worker.signal(signal.SIGSTOP)
-    client = Client(own, server, port)
-    client.becomes(Connection.HANDSHAKE_OK)
-    strange = client.ask("0" * 16, 0)[0].failure
-    assert strange is not None
-    assert strange.reason == "no-lease"
-    client.close()
-    worker.signal(signal.SIGCONT)
-    end([worker, feeder, writer, broker])
-    assert "refused=1" in feeder.said
+    return Door(feeder, server, f"tcp://127.0.0.1:{port}", own, [feeder, writer, broker])
+
+
+def test_the_door_of_a_feeder(fed: Fed, door: Door) -> None:
+    """Who has no lease is not let in; who has one is served its items and nothing else, until it ends."""
+    context: Context = zmq.Context()
+    for pair in (keys.generate(), door.worker):
+        stranger = FeederLink(context, pair, door.server, door.endpoint)
+        stranger.becomes(Connection.REFUSED)
+        stranger.close()
+    context.term()
+    worker = RawWorker(door.worker, fed.bus.server, fed.bus.endpoint)
+    grant, names = worker.lease(16)
+    assert grant.feeder == m.Way(endpoint=door.endpoint, public=door.server.decode())
+    link = worker.dial(grant.feeder)
+    within = range(grant.start, grant.end)
+    pictures = [(fed.pictures / name).read_bytes() for name in names]
+    assert [got.image for got in link.read(grant.lease, *within)] == pictures
+    assert [got.failure for got in link.read(grant.lease, grant.end, grant.start)] == ["outside", ""]
+    assert link.read("0" * 16, grant.start)[0].failure == "no-lease"
+    worker.link.say(m.Release(lease=grant.lease))
+    until("FORBID", lambda: link.read(grant.lease, grant.start)[0].failure == "no-lease")
+    here = str(fed.pictures).encode()
+    assert len(pictures) > 1
+    assert not [frame for frame in worker.link.frames + link.frames if here in frame]
+    worker.close()
+    end(door.daemons)
+    assert re.search(r"refused=([3-9]|\d\d)", door.feeder.said)
+
+
+def test_a_worker_that_reads_slowly_gets_no_byte_more_than_it_has_room_for(fed: Fed, door: Door) -> None:
+    worker = RawWorker(door.worker, fed.bus.server, fed.bus.endpoint)
+    grant, names = worker.lease(16)
+    assert grant.feeder is not None
+    link = worker.dial(grant.feeder)
+    total = sum((fed.pictures / name).stat().st_size + 2 for name in names)  # columns are {}
+    items = range(grant.start, grant.end)
+    link.ask(grant.lease, *items, credit=0)
+
+    def comes(wanted: int) -> None:
+        def look() -> bool:
+            link.take()
+            return link.received >= wanted
+
+        until(lambda: f"{link.received} of {wanted} bytes", look)
+        assert link.received == wanted
+
+    for room in (1, 100, total // 3, total // 2, total - 1, total, total + 1000):
+        link.ask(grant.lease, credit=room)
+        comes(min(room, total))
+    assert [got.image for got in link.await_items(*items)] == [(fed.pictures / name).read_bytes() for name in names]
+    worker.close()
+    end(door.daemons)

@@ -18,7 +18,7 @@ LOCAL: dict[str, Any] = {"allow_private_addresses": True}
 @pytest.fixture
 def open_downloads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Downloads]]:
     """Makes `Downloads` that do not pause between attempts, and closes them."""
-    monkeypatch.setattr(subject, "_pause", lambda attempt: 0.0)
+    monkeypatch.setattr(subject, "pause_before", lambda attempt: 0.0)
     made: list[Downloads] = []
 
     def make(resolve: Any = None, trust: ssl.SSLContext | None = None, **settings: Any) -> Downloads:

@@ -69,6 +69,7 @@ def test_a_large_table_is_several_shards_of_whole_row_groups(tmp_path: Path, mon
     assert [(shard.name, len(shard.keys)) for shard in shards] == [
         ("d/a.parquet#3", 9), ("d/a.parquet#2", 8), ("d/a.parquet", 8),
     ]  # fmt: skip
+    assert [list(shard.group_ends) for shard in shards] == [[4, 8, 9], [4, 8], [4, 8]]
     assert numbers(everything(source, shards[::-1])) == list(range(25))
     assert [key for shard in shards[::-1] for key in shard.keys] == [f"{row:02d}" for row in range(25)]
     # A listing that was cut off goes on with the parts that are missing; one that is whole does not open the table.
@@ -89,7 +90,7 @@ def test_a_row_group_larger_than_a_shard_is_cut(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(huggingface, "SHARD_ROWS", 10)
     source = opened(written(tmp_path / "a.parquet", 0, 23, group=100))
     shards = listed(source)
-    assert [len(shard.keys) for shard in shards] == [3, 10, 10]
+    assert [(len(shard.keys), list(shard.group_ends)) for shard in shards] == [(3, [3]), (10, []), (10, [])]
     assert numbers(everything(source, shards[::-1])) == list(range(23))
 
 

@@ -1,256 +1,335 @@
-"""Tars behind http:// and s3://, on servers of the test's own."""
+"""Tars behind addresses: listed in order, read by blocks, never mixed; over http and from a real S3 server."""
 
 from __future__ import annotations
 
-import io
 import os
-import subprocess
-import sys
-import tarfile
-import urllib.request
+import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import obstore
 import pytest
-from obstore.store import S3Store
-from processes.support import free_port, until
-from range_server import Files, serving
+import trustme
+from sources.remote_rig import Bucket, Ranged, s3_environment, s3_server
+from sources.tar_rig import contents, items, make_tar
+from sources.web_rig import Page, WebServer, serving, status
 
-from cfbus.config_dataset import Dataset
+from cfbus.config_downloads import Downloading
 from cfbus.errors import SourceError
 from cfbus.sources import remote_files
-from cfbus.sources.base import Content, Item, ListedShard, NothingKnown, ReadError, ReadReason, Source
-from cfbus.sources.opening import open_source
-from cfbus.sources.remote_files import shown_address
+from cfbus.sources.base import ListedShard, NothingKnown, ReadError
+from cfbus.sources.remote_files import RemoteFiles
+from cfbus.sources.tars import TarSource
+
+NOTHING = NothingKnown()
 
 
-def tar_of(label: str, count: int = 6, size: int = 3_000) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for number in range(count):
-            for suffix, data in (("jpg", picture(label, number, size)), ("txt", f"{label} {number}".encode())):
-                info = tarfile.TarInfo(f"{number:04d}.{suffix}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()
+OPENED: list[TarSource | RemoteFiles] = []
 
 
-def picture(label: str, number: int, size: int = 3_000) -> bytes:
-    return f"{label}-{number}-".encode().ljust(size, b"x")
+@pytest.fixture(autouse=True)
+def _quick_and_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(remote_files, "pause_before", lambda attempt: 0.0)
+    yield
+    while OPENED:
+        OPENED.pop().close()
 
 
-def source_of(*paths: str, **keys: Any) -> Source:
-    return open_source(Dataset(paths=paths, source="webdataset", **keys))
+def tar(tmp_path: Path, name: str, count: int = 3, mode: str = "w", size: int = 100) -> bytes:
+    files = []
+    for n in range(count):
+        files += [(f"{name}/{n:03d}.jpg", b"%s %03d|" % (name.encode(), n) * size), (f"{name}/{n:03d}.txt", b"t%d" % n)]
+    return make_tar(tmp_path / "made.tar", files, mode).read_bytes()
 
 
-def listed(source: Source) -> list[ListedShard]:
-    return list(source.shards(NothingKnown()))
+def source(*patterns: Path | str) -> TarSource:
+    OPENED.append(one := TarSource(patterns, remote=RemoteFiles(Downloading(attempts=2))))
+    return one
 
 
-def content(source: Source, shard: ListedShard, index: int) -> Content:
-    return source.read(shard.name, Item(index, shard.keys[index], shard.locators[index]))
+def opened(**settings: Any) -> RemoteFiles:
+    OPENED.append(one := RemoteFiles(Downloading(**settings)))
+    return one
 
 
-@pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
-    monkeypatch.setattr(remote_files, "_RETRIES", {"max_retries": 1})
-    with serving({f"/set/train-{n}.tar": tar_of(f"t{n}") for n in range(3)}) as served:
-        yield served
+def listed(one: TarSource) -> list[ListedShard]:
+    return list(one.shards(NOTHING))
 
 
-def test_braces_name_tars_and_samples_come_whole(web: Files) -> None:
-    source = source_of(f"{web.url}/set/train-{{0..2}}.tar")
-    shards = listed(source)
-    assert [shard.name for shard in shards] == [f"set/train-{n}.tar" for n in range(3)]
-    for number, shard in enumerate(shards):
-        for index in range(6):
-            got = content(source, shard, index)
-            assert (got.data, got.columns) == (picture(f"t{number}", index), {"txt": f"t{number} {index}"})
-    source.close()
+def left(one: TarSource) -> list[tuple[str, str]]:
+    return [(each.path, each.reason) for each in one.left_out.things if each.grave]
 
 
-def test_neighbours_share_a_request(web: Files) -> None:
-    lister = source_of(f"{web.url}/set/train-0.tar")
-    (shard,) = listed(lister)
-    web.asked.clear()
-    worker = source_of(f"{web.url}/set/train-0.tar")
-    for index in range(6):
-        content(worker, shard, index)
-    assert len(web.ranges("/set/train-0.tar")) == 1
+def url(web: WebServer, path: str) -> str:
+    return f"http://127.0.0.1:{web.port}/{path}"
 
 
-def test_what_is_skipped_is_not_fetched(web: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_files, "BLOCK_BYTES", 4096)
-    web.files["/large.tar"] = tar_of("large", 4, 200_000)
-    (shard,) = listed(source_of(f"{web.url}/large.tar"))
-    got = sum(int(end) - int(start) + 1 for start, end in (r[6:].split("-") for r in web.ranges("/large.tar")))
-    assert len(shard.keys) == 4
-    assert got < len(web.files["/large.tar"]) / 4
+@pytest.mark.parametrize("packed", [False, True])
+def test_tars_over_http_are_listed_in_order_and_read_back(tmp_path: Path, packed: bool) -> None:
+    mode = "w:gz" if packed else "w"
+    pages = {f"/set/s-{n:02d}.tar": Ranged(tar(tmp_path, f"s{n}", 20, mode, 1000)) for n in range(12)}
+    with serving(pages) as web:
+        one = source(url(web, "set/s-{00..12}.tar?token=secret"))
+        shards = listed(one)
+        assert [shard.name for shard in shards] == [f"set/s-{n:02d}.tar" for n in range(12)]
+        assert shards[11].keys == [f"s11/{n:03d}" for n in range(20)]
+        for page in pages.values():
+            page.asked.clear()
+        found = contents(one, shards[7])
+        assert [each.data for each in found] == [b"s7 %03d|" % n * 1000 for n in range(20)]
+        assert found[3].columns == {"txt": "t3"}
+        assert len(pages["/set/s-07.tar"].asked) == 2, "one request opens it, one brings its block"
+        with ThreadPoolExecutor(8) as pool:
+            again = list(pool.map(lambda item: one.read(shards[5].name, item).data, items(shards[5])))
+        assert again == [b"s5 %03d|" % n * 1000 for n in range(20)]
+        assert len(pages["/set/s-05.tar"].asked) == 2
+        missing = url(web, "set/s-12.tar?…")
+        assert left(one) == [(missing, "cannot be read: The server answered with 404")]
+        assert one.out_of_reach() == ""
+        assert one.readers == 16
+        one.close()
 
 
-def test_a_tar_that_was_replaced_between_listing_and_reading(web: Files) -> None:
-    address = f"{web.url}/set/train-0.tar"
-    (shard,) = listed(source_of(address))
-    web.files["/set/train-0.tar"] = tar_of("other", 6, 2_000)
-    with pytest.raises(ReadError) as caught:
-        content(source_of(address), shard, 3)
-    assert caught.value.reason == ReadReason.CHANGED
+def test_a_large_tar_is_listed_by_its_headers(tmp_path: Path) -> None:
+    page = Ranged(tar(tmp_path, "s", 8, size=1 << 17))
+    with serving({"/": page}) as web:
+        (shard,) = listed(source(url(web, "s.tar")))
+        assert len(shard.keys) == 8
+        asked = sum(min(last, len(page.data)) - begin for begin, last in page.asked)
+        assert asked < len(page.data) / 4, "members of a megabyte are passed over, not read"
 
 
-def test_a_tar_that_is_replaced_while_it_is_read(web: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_files, "BLOCK_BYTES", 4096)
-    source = source_of(f"{web.url}/set/train-0.tar")
-    (shard,) = listed(source)
-    reader = source_of(f"{web.url}/set/train-0.tar")
-    assert content(reader, shard, 0).data == picture("t0", 0)
-    web.files["/set/train-0.tar"] = tar_of("u0")  # as long, with the same headers
-    with pytest.raises(ReadError) as caught:
-        content(reader, shard, 4)
-    assert caught.value.reason == ReadReason.CHANGED
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_stream_that_is_cut_is_never_an_end(tmp_path: Path, packed: bool) -> None:
+    page = Ranged(tar(tmp_path, "s", 8, "w:gz" if packed else "w", size=1 << 17))
+    with serving({"/": page}) as web:
+        one = source(url(web, "s.tar"))
+        page.cut = 10**6
+        with pytest.raises(SourceError):
+            listed(one)
+        assert "not whole" in left(one)[0][1]
+        page.cut = 1
+        (shard,) = listed(one)
+        assert len(shard.keys) == 8
+        page.cut = 10**6
+        with pytest.raises(ReadError) as caught:
+            one.read(shard.name, items(shard)[5])
+        assert caught.value.fault == "network"
+        page.cut = 1
+        assert len(one.read(shard.name, items(shard)[5]).data) == 6 << 17
+        one.close()
+
+
+def test_a_tar_that_ends_early_on_its_server_is_left_out(tmp_path: Path) -> None:
+    whole = tar(tmp_path, "s", 3)
+    with serving({"/": Ranged(whole[: len(whole) // 2])}) as web:
+        one = source(url(web, "s.tar"))
+        with pytest.raises(SourceError):
+            listed(one)
+        assert "it is cut off" in left(one)[0][1]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_object_that_is_replaced_is_reported_and_nothing_is_mixed(tmp_path: Path, packed: bool) -> None:
+    mode = "w:gz" if packed else "w"
+    before, after = tar(tmp_path, "s", 3, mode), tar(tmp_path, "s", 3, mode)
+    page = Ranged(before, etag='"before"')
+    with serving({"/": page}) as web:
+        one = source(url(web, "s.tar"))
+        (shard,) = listed(one)
+        assert one.read(shard.name, items(shard)[0]).data
+        page.data, page.etag = after, '"after"'
+        late = source(url(web, "s.tar"))
+        for reader in (one, late):
+            if reader is one:
+                reader._files._blocks._blocks.clear()  # as if they had been dropped for others
+                reader._files._answers.clear() if packed else None
+            for _ in range(2):
+                with pytest.raises(ReadError) as caught:
+                    reader.read(shard.name, items(shard)[1])
+                assert caught.value.reason.value == "changed"
+        page.data, page.etag = before, '"before"'
+        fresh = source(url(web, "s.tar"))
+        assert fresh.read(shard.name, items(shard)[1]).data == b"s 001|" * 100
+
+
+def test_a_broken_server_does_not_keep_the_others_from_being_listed(tmp_path: Path) -> None:
+    pages: dict[str, Page] = {
+        "/a.tar": Ranged(tar(tmp_path, "a")),
+        "/b.tar": status(500),
+        "/c.tar": status(200, b"<html>"),
+    }
+    with serving(pages) as web:
+        one = source(url(web, "{a,b,c}.tar"), make_tar(tmp_path / "l" / "d.tar", [("k.jpg", b"local")]))
+        assert [shard.name for shard in listed(one)] == ["l/d.tar", "127.0.0.1/a.tar"]
+        assert [reason.rpartition(": ")[2] for _, reason in left(one)] == [
+            "The server answered with 500",
+            "The server ignores Range and sends the whole file; download it, or ask one that knows ranges",
+        ]
+        assert "500" in source(url(web, "b.tar")).out_of_reach()
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("address", "said"),
     [
-        (["cut"] * 9, "the connection was cut"),
-        (["500"] * 9, "status 500"),
-        (["whole"], "does not serve parts of files"),
-        (["403"], "may not be read with these credentials"),
-        (["404"], "does not exist"),
+        ("https://u:secret@h.example/*.tar?t=secret", "a web server cannot say what a star stands for"),
+        ("https://h.example/set/?secret#/", "a web server does not say which tars it has"),
+        ("ftp://h.example/a.tar", "none of the addresses"),
+        ("gs://bucket/a.tar", "none of the addresses"),
+        ("pipe://curl", "none of the addresses"),
+        ("https://h.example/{0..99999999}.tar?secret", "more than"),
+        ("https://h.example/{0..,3.tar?secret", "braces"),
     ],
 )
-def test_what_a_server_may_do_to_a_worker(web: Files, wrong: list[str], said: str) -> None:
-    (shard,) = listed(source_of(f"{web.url}/set/train-0.tar"))
-    worker = source_of(f"{web.url}/set/train-0.tar")
-    web.wrong["/set/train-0.tar"] = list(wrong)
-    with pytest.raises(ReadError, match=said) as caught:
-        content(worker, shard, 3)
-    assert caught.value.fault == "network"
-    web.wrong.clear()
-    assert content(worker, shard, 3).data == picture("t0", 3)
+def test_addresses_that_make_no_sense(address: str, said: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        listed(source(address))
+    assert said in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
-def test_a_stream_that_is_cut_once_is_read_again(web: Files) -> None:
-    (shard,) = listed(source_of(f"{web.url}/set/train-0.tar"))
-    web.wrong["/set/train-0.tar"] = ["cut"]
-    assert content(source_of(f"{web.url}/set/train-0.tar"), shard, 3).data == picture("t0", 3)
+def test_addresses_of_one_name_and_roots_of_one_name(tmp_path: Path) -> None:
+    pages = {"/": Ranged(tar(tmp_path, "a"))}
+    with serving(pages) as web:
+        one = source(url(web, "x/d/a.tar"), url(web, "y/d/a.tar"), url(web, "x/d/a.tar?v=2"), url(web, "a{0,1}/b.tar"))
+        names = [shard.name for shard in listed(one)]
+        assert names == ["d/a.tar", "d.2/a.tar", "127.0.0.1/a0/b.tar", "127.0.0.1/a1/b.tar"]
+        assert [reason for _, reason in left(one)] == ["another address has its name"]
 
 
-def test_a_tar_that_is_cut_off_or_missing_is_left_out(web: Files) -> None:
-    web.files["/set/train-1.tar"] = web.files["/set/train-1.tar"][:12_000]
-    del web.files["/set/train-2.tar"]
-    source = source_of(f"{web.url}/set/train-{{0..2}}.tar")
-    assert [shard.name for shard in listed(source)] == ["set/train-0.tar"]
-    cut, missing = (thing.reason for thing in source.left_out.things)
-    assert "cut off" in cut
-    assert "does not exist" in missing
-    assert source.left_out.grave == 2
+@pytest.mark.parametrize(
+    ("address", "module"), [("http://127.0.0.1:1/a.tar", "httpx2"), ("s3://bucket/a.tar", "obstore")]
+)
+def test_without_the_library_there_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, module: str
+) -> None:
+    import sys
+
+    for name in ("cfbus.sources.fetching", "obstore.exceptions", "obstore.store", module):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SourceError) as caught:
+        listed(source(address))
+    assert f"{module}, which is not installed" in str(caught.value)
+    assert module in source(address).out_of_reach()
 
 
-def test_packed_tars_are_for_disks(web: Files) -> None:
-    import gzip
-
-    web.files["/set/train-0.tar"] = gzip.compress(web.files["/set/train-0.tar"])
-    source = source_of(f"{web.url}/set/train-{{0..1}}.tar")
-    assert len(listed(source)) == 1
-    assert "read from disks only" in source.left_out.things[0].reason
+# -- S3
 
 
-@pytest.mark.parametrize("address", ["pipe:cat", "file:///etc/passwd", "ftp://host/a.tar", "gopher://x/a.tar"])
-def test_other_schemes_are_refused(address: str) -> None:
-    with pytest.raises(SourceError):
-        listed(source_of(address))
+@pytest.fixture(name="endpoint", scope="module")
+def _endpoint() -> Iterator[str]:
+    with s3_server() as endpoint:
+        yield endpoint
 
 
-def test_a_star_needs_something_that_lists(web: Files) -> None:
-    with pytest.raises(SourceError, match="a web server lists nothing"):
-        listed(source_of(f"{web.url}/set/*.tar"))
+@pytest.fixture(name="bucket")
+def _bucket(endpoint: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    import urllib.request
+
+    for name, value in s3_environment(endpoint).items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{abs(hash(request.node.name)) % 10**9}"
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT")).close()
+    return Bucket(endpoint, name)
 
 
-def test_passwords_and_signatures_are_refused_and_never_shown() -> None:
-    for address in ("https://ada:secret@host/a.tar", "https://host/a.tar?X-Sig=secret"):
-        with pytest.raises(SourceError) as caught:
-            source_of(address)
-        assert "secret" not in str(caught.value)
-    assert shown_address("https://ada:secret@host:99/a%20b.tar?X=secret") == "https://host:99/a b.tar"
+def test_tars_in_s3_are_listed_by_star_folder_and_braces_and_read_back(tmp_path: Path, bucket: Bucket) -> None:
+    for n in range(3):
+        bucket.put(f"sets/a b/s-{n}.tar", tar(tmp_path, f"s{n}"))
+    bucket.put("sets/a b/deep/x.tar.gz", tar(tmp_path, "x", mode="w:gz"))
+    bucket.put("sets/a b/notes.txt", b"?")
+    here = f"s3://{bucket.name}/sets"
+    for pattern, names in {
+        f"{here}/a b/s-*.tar": ["a_b/s-0.tar", "a_b/s-1.tar", "a_b/s-2.tar"],
+        f"{here}/a b/": ["a_b/deep/x.tar.gz", "a_b/s-0.tar", "a_b/s-1.tar", "a_b/s-2.tar"],
+        f"{here}/a b/s-{{1..2}}.tar": ["a_b/s-1.tar", "a_b/s-2.tar"],
+        f"{here}/**/x.*": ["sets/a b/deep/x.tar.gz"],
+    }.items():
+        one = source(pattern)
+        shards = listed(one)
+        assert [shard.name for shard in shards] == names
+        for shard in shards:
+            begin = shard.keys[0].partition("/")[0].encode()
+            assert [each.data for each in contents(one, shard)] == [b"%s %03d|" % (begin, n) * 100 for n in range(3)]
+        one.close()
 
 
-def test_nobody_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_files, "_RETRIES", {"max_retries": 0})
-    source = source_of(f"http://127.0.0.1:{free_port()}/a.tar")
-    with pytest.raises(SourceError, match="nobody answers there"):
-        listed(source)
-    assert "no tar is here" in source.out_of_reach()
+def test_an_object_of_s3_that_is_replaced_is_reported(tmp_path: Path, bucket: Bucket) -> None:
+    bucket.put("s.tar", tar(tmp_path, "s"))
+    address = f"s3://{bucket.name}/s.tar"
+    one = source(address)
+    (shard,) = listed(one)
+    file = opened().open(address)
+    bucket.put("s.tar", tar(tmp_path, "t"))
+    for read in (lambda: file.read(100, 5), lambda: one.read(shard.name, items(shard)[0])):
+        with pytest.raises(ReadError) as caught:
+            read()
+        assert caught.value.reason.value == "changed"
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket of moto's server, in a process of its own."""
-    port = free_port()
-    log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
-    code = "import sys; from moto.server import main; main(sys.argv[1:])"
-    server = subprocess.Popen([sys.executable, "-c", code, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return True
-        except OSError:
-            return False
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL", url)
-        patch.setenv("AWS_ALLOW_HTTP", "true")
-        try:
-            until("moto answers", answers)
-            request = urllib.request.Request(f"{url}/pictures", method="PUT")
-            urllib.request.urlopen(request, timeout=10).close()
-            store = S3Store("pictures", client_options={"allow_http": True})
-            for number in range(2):
-                obstore.put(store, f"set/train-{number}.tar", tar_of(f"s{number}"))
-            obstore.put(store, "set/readme.txt", b"hello")
-            yield "s3://pictures"
-        finally:
-            server.kill()
-            server.wait()
-            log.close()
+def test_what_s3_refuses_is_told_without_secrets(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = opened(attempts=1, timeout_seconds=1)
+    for address, reason in {
+        f"s3://{bucket.name}/none.tar": "http-404",
+        "s3://no-such-bucket/a.tar": "http-404",
+        f"s3://{bucket.name}": "bad-url",
+    }.items():
+        with pytest.raises(ReadError) as caught:
+            files.open(address)
+        assert (caught.value.reason.value, caught.value.fault) == (reason, "item")
+        assert "the-" not in caught.value.detail
+    bucket.put("empty.tar", b"")
+    assert files.open(f"s3://{bucket.name}/empty.tar").size == 0
+    with pytest.raises(SourceError, match="404"):
+        listed(source("s3://no-such-bucket/*.tar"))
 
 
-def test_a_bucket_by_stars_and_braces(s3: str) -> None:
-    for pattern in (f"{s3}/set/*.tar", f"{s3}/set/train-{{0,1}}.tar"):
-        source = source_of(pattern)
-        shards = listed(source)
-        assert [shard.name for shard in shards] == ["set/train-0.tar", "set/train-1.tar"]
-        assert content(source, shards[1], 4).data == picture("s1", 4)
+@pytest.mark.parametrize(
+    ("code", "reason", "fault"),
+    [(403, "http-403", "worker"), (503, "http-503", "network"), (301, "bad-answer", "worker")],
+)
+def test_what_s3_servers_answer(monkeypatch: pytest.MonkeyPatch, code: int, reason: str, fault: str) -> None:
+    with serving({"/": status(code, b"<Error><Message>the-secret</Message></Error>")}) as web:
+        for name, value in s3_environment(f"http://127.0.0.1:{web.port}").items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ReadError) as caught:
+            opened(attempts=2).open("s3://bucket/a.tar")
+        assert (caught.value.reason.value, caught.value.fault) == (reason, fault)
+        assert "the-" not in caught.value.detail
+        assert web.asked["/bucket/a.tar"] == (2 if fault == "network" else 1)
 
 
-def test_an_object_that_is_put_anew_is_noticed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_files, "BLOCK_BYTES", 4096)
-    store = S3Store("pictures", client_options={"allow_http": True})
-    obstore.put(store, "other/a.tar", tar_of("a"))
-    source = source_of(f"{s3}/other/a.tar")
-    (shard,) = listed(source)
-    reader = source_of(f"{s3}/other/a.tar")
-    assert content(reader, shard, 0).data == picture("a", 0)
-    obstore.put(store, "other/a.tar", tar_of("b"))
+def test_s3_checks_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with serving({"/bucket/a": Ranged(b"x" * 100)}, tls=context) as web:
+        for name, value in s3_environment(f"https://127.0.0.1:{web.port}").items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ReadError) as caught:
+            opened(attempts=2).open("s3://bucket/a.tar")
+        assert (caught.value.reason.value, caught.value.fault) == ("certificate", "worker")
+        assert not web.asked
+
+
+def test_s3_that_cuts_ignores_ranges_or_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Ranged(b"x" * 10_000)
+    with serving({"/bucket/a": page, "/bucket/b": status(200, b"x" * 10_000, ETag='"e"')}) as web:
+        for name, value in s3_environment(f"http://127.0.0.1:{web.port}").items():
+            monkeypatch.setenv(name, value)
+        files = opened(attempts=2, timeout_seconds=5)
+        file = files.open("s3://bucket/a.tar")
+        page.cut = 1
+        assert file.read(5, 1000) == b"x" * 1000
+        page.cut = 2
+        with pytest.raises(ReadError) as caught:
+            file.read(5, 1000)
+        assert caught.value.fault == "network"
+        with pytest.raises(ReadError) as caught:
+            files.open("s3://bucket/b.tar", 10)
+        assert caught.value.fault in ("worker", "network")
     with pytest.raises(ReadError) as caught:
-        content(reader, shard, 5)
-    assert caught.value.reason == ReadReason.CHANGED
-
-
-def test_an_empty_prefix_and_a_bucket_that_is_not_there(s3: str) -> None:
-    with pytest.raises(SourceError, match="no tar with images was found"):
-        listed(source_of(f"{s3}/nothing/*.tar"))
-    with pytest.raises(SourceError):
-        listed(source_of("s3://nowhere-at-all/*.tar"))
-
-
-def test_the_environment_is_not_needed_to_import(tmp_path: Path) -> None:
-    code = "import sys, cfbus.sources.opening; assert 'obstore' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=os.environ)
+        opened(attempts=1, timeout_seconds=1).open("s3://bucket/a.tar")
+    assert (caught.value.reason.value, caught.value.fault) == ("connection-failed", "network")
+    assert not {name for name in os.environ if name.startswith("AWS_PROFILE")}

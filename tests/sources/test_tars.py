@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from sources.tar_rig import contents, items, make_tar
 
 from cfbus.errors import SourceError
-from cfbus.sources import tar_files, tars
+from cfbus.sources import tar_files, tar_members, tars
 from cfbus.sources.base import Item, ListedShard, NothingKnown, ReadError, ReadReason, Source
 from cfbus.sources.tar_members import BLOCK
 from cfbus.sources.tar_samples import Locator, Part
@@ -158,7 +160,8 @@ def test_a_tar_that_was_replaced_is_noticed_and_nothing_is_mixed(tmp_path: Path,
     (shard,) = source.shards(NOTHING)
     assert source.read(shard.name, items(shard)[2]).data == b"c"
     make_tar(tmp_path / "new.tar", [*sample("a"), *sample("B"), *sample("c")], mode).replace(path)
-    assert source.read(shard.name, items(shard)[0]).data == b"a"
+    os.utime(path, ns=(0, 10**18))
+    assert refused(source, shard.name, shard.locators[0]) == ("changed", "worker")
     assert refused(source, shard.name, shard.locators[1]) == ("changed", "worker")
     make_tar(tmp_path / "new.tar", sample("a"), mode).replace(path)
     assert refused(source, shard.name, shard.locators[2]) == ("changed", "worker")
@@ -166,10 +169,71 @@ def test_a_tar_that_was_replaced_is_noticed_and_nothing_is_mixed(tmp_path: Path,
     assert refused(source, shard.name, shard.locators[0]) == ("unreadable", "worker")
 
 
+def test_locators_of_a_listing_without_versions_know_a_replaced_tar_by_its_headers(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "s.tar", [*sample("a"), *sample("b")])
+    source = TarSource([path])
+    (shard,) = source.shards(NOTHING)
+    old = [replace(Locator.unpack(locator), stamp=b"").pack() for locator in shard.locators]
+    make_tar(path, [*sample("a"), *sample("B")])
+    os.utime(path, ns=(0, 10**18))
+    assert source.read(shard.name, Item(0, "a", old[0])).data == b"a"
+    assert refused(source, shard.name, old[1]) == ("changed", "worker")
+
+
+def test_bytes_that_changed_behind_the_same_headers_are_noticed_by_size_or_time(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "s.tar", sample("a", b"before"))
+    os.utime(path, ns=(0, 10**18))
+    source = TarSource([path])
+    (shard,) = source.shards(NOTHING)
+    assert source.read(shard.name, items(shard)[0]).data == b"before"
+    make_tar(path, sample("a", b"behind"))
+    assert refused(source, shard.name, shard.locators[0]) == ("changed", "worker")
+    os.utime(path, ns=(0, 10**18 + 999_999_999))
+    assert source.read(shard.name, items(shard)[0]).data == b"behind", "the same second counts as the same tar"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_tar_that_is_written_to_while_it_is_read_gives_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    path = make_tar(tmp_path / "s.tar", sample("a"), "w:gz" if packed else "w")
+    source = TarSource([path])
+    (shard,) = source.shards(NOTHING)
+    part = tars._part
+
+    def late(*given: Any) -> bytes:
+        data = part(*given)
+        with path.open("ab") as file:
+            file.write(b"more")
+        return data
+
+    monkeypatch.setattr(tars, "_part", late)
+    assert refused(source, shard.name, shard.locators[0]) == ("changed", "worker")
+
+
+def test_a_tar_that_grows_while_it_is_listed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_tar(tmp_path / "s.tar", sample("a"))
+    members = tar_members.members_of
+
+    def late(file: Any) -> Any:
+        yield from members(file)
+        with path.open("ab") as more:
+            more.write(b"more")
+
+    monkeypatch.setattr(tars, "members_of", late)
+    source = TarSource([path])
+    with pytest.raises(SourceError):
+        list(source.shards(NOTHING))
+    assert [(each.reason, each.grave) for each in source.left_out.things] == [
+        ("it was written to while it was listed (1 items were before that)", True)
+    ]
+
+
 @pytest.mark.parametrize(
     "locator",
     [
-        b"", b"x", b"w", Locator((Part("jpg", 0, 5, 0),)).pack(), Locator((Part("jpg", BLOCK, 5, 0),)).pack(),
+        b"", b"x", b"w", b"s", b"s1234567", b"s12345678",
+        Locator((Part("jpg", 0, 5, 0),)).pack(), Locator((Part("jpg", BLOCK, 5, 0),)).pack(),
         Locator((Part("jpg", (1 << 62) - 1, 5, 0),)).pack(), Locator((Part("jpg", 3, 10**6, 0),)).pack(),
         b"bnonsense\0",
     ],

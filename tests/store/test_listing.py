@@ -4,14 +4,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfbus.bus.columns import to_plain
 from cfbus.errors import DamagedStoreError
+from cfbus.store import listing as listings
 from cfbus.store.folder import Store
-from cfbus.store.listing import Known, read_listing, write_listing
+from cfbus.store.listing import SCHEMA, Known, listing_page, read_listing, write_listing
 from cfbus.store.manifest import Manifest, ShardRow
 
 keys_and_locators = st.lists(
@@ -42,6 +45,37 @@ def test_the_digest_is_of_the_content(store: Store) -> None:
     assert write_listing(store, 1, ["a", "b"], [b"1", b"2"]) == first
     assert write_listing(store, 2, ["a", "c"], [b"1", b"2"]) != first
     assert list(store.staging_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "rows"),
+    [
+        (0, 10, 10),
+        (0, 14, 10),
+        (0, 19, 10),
+        (10, 30, 15),
+        (3, 12, 7),
+        (5, 16, 11),
+        (25, 40, 15),
+        (26, 39, 13),
+        (0, 40, 40),
+    ],
+)  # fmt: skip
+def test_a_page_ends_with_a_group_that_ends_in_its_second_half(store: Store, start: int, end: int, rows: int) -> None:
+    write_listing(store, 0, [str(n) for n in range(40)], [b""] * 40, [10, 25, 40])
+    assert listing_page(store, 0, start, end, 1 << 20)[0] == rows
+    write_listing(store, 0, [str(n) for n in range(40)], [b""] * 40)
+    assert listing_page(store, 0, start, end, 1 << 20)[0] == end - start
+
+
+@given(st.binary(max_size=40), st.integers(0, 39), st.integers(1, 40))
+def test_damaged_ends_of_groups_never_lengthen_or_empty_a_page(said: bytes, start: int, count: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder), "birds", create=True) as store:
+        table = pa.table({"key": [str(n) for n in range(40)], "locator": [b""] * 40}, schema=SCHEMA)
+        pq.write_table(table.replace_schema_metadata({"cfbus.group-ends": said}), store.listing_path(0))
+        listings._open.cache_clear()
+        rows = min(count, 40 - start)
+        assert rows / 2 <= listing_page(store, 0, start, start + rows, 1 << 20)[0] <= rows
 
 
 def test_a_listing_written_again_is_not_read_from_before(store: Store) -> None:

@@ -106,12 +106,12 @@ def test_a_link_or_another_users_file_is_refused(
 
 
 def test_a_newer_registry_is_refused_untouched(registry: Registry, path: Path) -> None:
-    registry._database.execute("PRAGMA user_version = 2")
+    registry._database.execute("PRAGMA user_version = 99")
     registry.close()
     with pytest.raises(StoreMismatchError, match="newer cfbus"):
         Registry.open(path, create=True)
     with sqlite3.connect(path) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        assert database.execute("PRAGMA user_version").fetchone() == (99,)
     database.close()
 
 

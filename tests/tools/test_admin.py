@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from snapshots import a_status
 
 from cfbus.core.snapshot import Status
-from cfbus.tools import admin, init
+from cfbus.tools import admin, asking, init
 
 
-def facts_of(status: Status) -> admin.Facts:
+def facts_of(status: Status) -> asking.Facts:
     """As the broker sends them."""
     return tuple((name, str(value)) for name, value in status.model_dump().items())
 
@@ -45,7 +45,7 @@ def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         closed.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
         path = init.initialise(tmp_path / "bus", (), (f"admin.server={address}",))
-        monkeypatch.setattr(admin, "TIMEOUT_SECONDS", 0.5)
+        monkeypatch.setattr(asking, "TIMEOUT_SECONDS", 0.5)
         said = CliRunner().invoke(admin.command, ["--config", str(path), "status"])
     assert said.exit_code == 75
     assert f"No broker answered at {address}" in said.output

@@ -205,13 +205,15 @@ def test_a_folder_that_holds_something_is_no_new_store(there: str) -> None:
 def test_kinds_of_datasets(kind: str) -> None:
     done = converted(f"orchestrator: {{dataset: {{processor_type: {kind}, dataset_path: pictures}}}}")
     here, pattern = SOURCES[kind]
-    if here in captionflow.AVAILABLE:
-        assert loaded(done).dataset.paths == (Path.cwd() / "pictures" / pattern,)
-        assert loaded(done).dataset.source == here
-    else:
-        assert not done.options
-        assert {each.fate for each in done.told} == {Fate.LATER}
-        assert all("not here yet" in each.why for each in done.told)
+    assert loaded(done).dataset.paths == (Path.cwd() / "pictures" / pattern,)
+    assert loaded(done).dataset.source == here
+
+
+def test_a_kind_of_dataset_that_is_not_known() -> None:
+    done = converted("orchestrator: {dataset: {processor_type: arrows, dataset_path: pictures}}")
+    assert not done.options
+    assert {each.fate for each in done.told} == {Fate.LATER}
+    assert all("not here yet" in each.why for each in done.told)
 
 
 def test_a_dataset_of_the_hub() -> None:
