@@ -166,9 +166,8 @@ def _join(store: Store, manifest: Manifest, group: Sequence[SegmentRow], now: in
         sum((store.root / name).stat().st_size for name in names.values()), now, dict(totals),
     )  # fmt: skip
     done = manifest.done_of_segments()
-    manifest.replace_segments(
-        group, joined, merge_ranges(tuple(map(int, row)) for one in group for row in done[one.first]), now
-    )
+    ranges = [(p, shard, start, end) for one in group for p, shard, start, end in done[one.first].tolist()]
+    manifest.replace_segments(group, joined, merge_ranges(ranges), now)
     return joined
 
 

@@ -23,6 +23,7 @@ from cfbus.store.compaction import Compacted, compact
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal
 from cfbus.store.manifest import Manifest, SegmentRow
+from cfbus.store.schema import SCHEMAS
 from cfbus.store.seal import record, seal_journal
 from cfbus.tools.compact import command
 
@@ -80,7 +81,7 @@ def test_small_segments_become_one(opened: Opened, simple: Framer) -> None:
     assert files(opened) == [f"{1:016d}.1.parquet"]
     [path] = view.files()
     written, plain = pq.ParquetFile(path), pq.ParquetFile(path).schema_arrow
-    assert plain == compaction.SCHEMAS["captions"]
+    assert plain == SCHEMAS["captions"]
     assert written.metadata.row_group(0).column(0).compression == "ZSTD"
 
 
