@@ -383,6 +383,15 @@ def test_an_invite_may_enrol_and_is_no_peer() -> None:
     assert "x" not in rig.broker.peers
 
 
+def test_a_peer_is_told_the_brokers_clock_and_when_its_key_ends() -> None:
+    rig = ready()
+    peer = e.Peer("x", "key-x", "ann", m.Role.WORKER, key_expires=77)
+    hello = m.Hello(role=m.Role.WORKER, instance="1" * 16, software="t", name="x")
+    effects = rig.broker.handle(peer, hello, b"", rig.now, 1_234_567)
+    (welcome,) = [each.message for each in effects if isinstance(each, e.Send) and isinstance(each.message, m.Welcome)]
+    assert (welcome.now, welcome.key_expires) == (1_234_567, 77)
+
+
 def test_leases_of_a_closed_key_are_free_though_its_worker_is_away() -> None:
     rig = ready()
     for name in ("ann", "bob"):
