@@ -25,6 +25,7 @@ from cfbus.config_dataset import Dataset
 from cfbus.config_file import Problem, Tree, discover, read_file
 from cfbus.config_overlay import Option, overlay_environment, overlay_sets
 from cfbus.config_sections import Admin, Broker, Feeder, Storage, Worker, Writer
+from cfbus.config_types import holds_secret
 from cfbus.config_vllm import Vllm
 from cfbus.config_words import ModelSchema, Section, commented
 from cfbus.errors import ConfigError
@@ -164,6 +165,11 @@ def check_effects(loaded: Loaded) -> None:
         mend = f"Choose --set captions.engine={owner}, or leave this out." if owner in ENGINES else "Leave this out."
     if idle:
         raise ConfigError("\n".join(idle.values()), mend)
+
+
+def is_private(config: Config) -> bool:
+    """Whether only its owner may read what is written of this: an address in it has a password or a signature."""
+    return any(isinstance(path, str) and holds_secret(path) for path in config.dataset.paths)
 
 
 def write_commented(config: Config, folder: Path, sections: Sequence[str] = SECTIONS) -> str:

@@ -247,7 +247,7 @@ def write_config(folder: Path, facts: Facts, key_file: Path, engine: Engine, ove
     settings = _settings(folder, facts, key_file, engine, overrides)
     text = config.write_commented(settings, folder, PLACES[facts.role].sections)
     make_dir(folder)
-    with new_file(path.with_name(path.name + ".new")) as file:
+    with new_file(path.with_name(path.name + ".new"), private=config.is_private(settings)) as file:
         file.write(text.encode())
     publish(path.with_name(path.name + ".new"), path)
     return path
