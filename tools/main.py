@@ -38,9 +38,9 @@ class Verbs(click.Group):
         """Carry out the verb; what click says of its arguments is harmless to a terminal."""
         try:
             return super().invoke(ctx)
-        except click.ClickException as error:
-            error.message = "\n".join(logs.display(line, 1000) for line in str(error.message).split("\n"))
-            raise
+        except click.UsageError as error:
+            said = "\n".join(logs.display(line, 1000) for line in error.format_message().split("\n"))
+            raise click.UsageError(said, error.ctx) from None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
