@@ -58,7 +58,6 @@ class Reading:
         self.woken.clear()
         return self.turn()
 
-    @property
     def changed(self) -> bool:
         return self.rig.broker.rules.generation != self.began or bool(self.taken)
 
@@ -91,11 +90,11 @@ def test_to_compare_is_not_to_change(reading: Reading) -> None:
     reading.turn()
     (reply,) = replies(reading.settled())
     assert [row[:2] for row in reply.rows] == [("broker.chunk_size", "live")]
-    assert not reading.changed
+    assert not reading.changed()
     reading.ask("reload")
     reading.turn()
     assert replies(reading.settled())[0].rows == reply.rows
-    assert reading.changed
+    assert reading.changed()
     assert reading.rig.broker.rules.chunk_size == 7
 
 
@@ -114,7 +113,7 @@ def test_what_is_wrong_changes_nothing_and_is_told(reading: Reading, file: Confi
     effects = reading.settled()
     (reply,) = replies(effects)
     assert why in reply.problem
-    assert not reading.changed
+    assert not reading.changed()
     assert [each.outcome[:7] for each in effects if isinstance(each, e.NoteCall)] == ["refused"]
 
 
