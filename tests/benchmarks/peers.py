@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Sequence
@@ -193,7 +194,8 @@ def measure(count: int) -> None:
 def watch(bus: Terminals, server: str, broker: int) -> str:
     """What a full-screen cfbus-top takes, and what a hundred monitors cost the broker, with so many workers there."""
     terminal, inside = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
+    termios.tcsetwinsize(inside, (40, 120))
+    environment = {**os.environ, "TERM": "xterm-256color"}
     words = [sys.executable, "-m", "cfbus.tools.top", "--config", str(bus.config)]
     top = subprocess.Popen(words, stdin=inside, stdout=inside, stderr=inside, env=environment)
     reader = threading.Thread(target=_read_all, args=(terminal,), daemon=True)
