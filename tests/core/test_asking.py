@@ -1,4 +1,4 @@
-"""What admins ask and invites are for, as the broker's core answers it: its own verbs, and what goes to the registry."""
+"""What admins ask and invites are for, as the core answers it: its own verbs, and what goes to the registry."""
 
 from __future__ import annotations
 
