@@ -27,6 +27,9 @@ VERBS = {
     "journal": ("cfbus.tools.journal", "Look at a store's journal, or rescue what is whole of a damaged one."),
     "view": ("cfbus.tools.view", "Look at captions next to their pictures, in a browser."),
     "systemd": ("cfbus.tools.systemd", "Install units, so that systemd runs the daemons of this machine."),
+    "export": ("cfbus.tools.export", "Write captions as parquet, JSON lines, CSV, text files or tars."),
+    "compact": ("cfbus.tools.compact", "Join the small files of a store."),
+    "import": ("cfbus.tools.import_captions", "Take captions that another captioner wrote."),
     "demo": ("cfbus.tools.demo", "Caption a dozen photographs and show the result."),
 }
 
