@@ -35,7 +35,15 @@ VERBS = {
 
 
 class Verbs(click.Group):
-    """A group that names the nearest verb on a typo, whatever the version of click."""
+    """A group that names the nearest verb on a typo, whatever the version of click, and repeats nothing hostile."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Carry out the verb; what click says of its arguments is harmless to a terminal."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            said = "\n".join(logs.display(line, 1000) for line in error.format_message().split("\n"))
+            raise click.UsageError(said, error.ctx) from None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

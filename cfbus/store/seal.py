@@ -356,5 +356,12 @@ def main(arguments: Sequence[str]) -> int:
     return EXIT_DONE
 
 
+def seal_error(exit_code: int, said: str, path: Path) -> CfbusError:
+    """What a child that could not seal is to whoever started it."""
+    error = CfbusError(f"Sealing {path} failed (exit code {exit_code}): {said or 'no word'}")
+    error.exit_code = exit_code if exit_code > 0 else CfbusError.exit_code
+    return error
+
+
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -50,7 +50,7 @@ def die_before_the_swap(root: Path, mark: Mark) -> None:
     def die(*_: object) -> None:
         os._exit(0)
 
-    compaction.merge_ranges = die  # type: ignore[attr-defined, assignment]
+    compaction.merge_ranges = die  # type: ignore[assignment,attr-defined]
     _compact(root, 2, HOUR)
 
 

@@ -237,12 +237,14 @@ def welcome(**changed: object) -> m.Welcome:
         ({"key_expires": int((time.time() + 30 * 86_400) * 1e6)}, "key's end", Verdict.OK, "in 30 days"),
         ({"key_expires": int((time.time() + 3 * 86_400) * 1e6)}, "key's end", Verdict.NOTE, "in 3 days"),
         ({}, "clock", Verdict.OK, "agrees"),
-        ({"now": int((time.time() + 600) * 1e6)}, "clock", Verdict.NOTE, "10 minutes behind"),
+        ({"now": 600}, "clock", Verdict.NOTE, "10 minutes behind"),
         ({"dataset": "cats\x1b[2J"}, "project", Verdict.BAD, "dataset.name is birds"),
     ],
 )
 def test_what_the_broker_tells_a_worker(changed: dict[str, object], what: str, verdict: Verdict, words: str) -> None:
     at = way("tcp://h:1", generate().public, generate())
+    if "now" in changed:
+        changed = {"now": int((time.time() + 600) * 1e6)}
     found = {each.what: each for each in doctor_bus._welcomed(at, welcome(**changed))}
     assert found[what].verdict is verdict
     assert words in found[what].sentence
@@ -257,3 +259,19 @@ def test_a_server_key_that_is_missing_or_damaged() -> None:
         way_of("worker", ("tcp://h:1", ""), generate(), Role.WORKER, "birds")
     with pytest.raises(CfbusError, match=r"worker\.server_key"):
         way_of("worker", ("tcp://h:1", line[:20]), generate(), Role.WORKER, "birds")
+
+
+def a_monitors(bench: Bench, pair: KeyPair, server: bytes | None = None) -> Way:
+    return Way(bench.stats_endpoint, server or bench.pair.public, pair, Role.MONITOR, "birds", "admin")
+
+
+def test_a_monitor_at_the_statistics(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "TIMEOUT_SECONDS", 60.0)
+    assert looked(a_monitors(bench, bench.enrol(Role.MONITOR)))[-1].verdict is Verdict.OK
+    waits = last(a_monitors(bench, bench.enrol(Role.MONITOR, KeyState.PENDING)))
+    assert "waits for approval" in waits.sentence
+    unknown = last(a_monitors(bench, generate()))
+    assert "does not admit this key" in unknown.sentence
+    wrong = last(a_monitors(bench, bench.enrol(Role.MONITOR), generate().public))
+    assert "has another key than admin.server_key" in wrong.sentence
+    assert {waits.exit_code, unknown.exit_code, wrong.exit_code} == {77}
