@@ -103,7 +103,7 @@ def _many(values: str) -> tuple[str, ...]:
 @click.option("--with-empty", is_flag=True, help="Captions without a text too.")
 @click.option("--pseudonyms", is_flag=True, help="Numbers for contributors, and no column that tells them apart.")
 @click.option("--by-shard", is_flag=True, help="txt: in a folder for each shard.")
-@click.option("--images", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="FOLDER",
+@click.option("--images", type=click.Path(path_type=Path), metavar="FOLDER",
               help="webdataset: pack the samples of the tars in this folder too.")  # fmt: skip
 @click.option("--raw-csv", is_flag=True, help="csv: texts as they are, also what a spreadsheet takes for a formula.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there, and begin anew.")

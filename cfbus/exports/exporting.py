@@ -21,6 +21,7 @@ from cfbus.exports.selection import Selection
 from cfbus.exports.sidecars import Sidecars
 from cfbus.exports.tables import Tables
 from cfbus.exports.tars import Tars
+from cfbus.logs import display
 from cfbus.store.durable import disk_errors, make_dir
 from cfbus.store.folder import Store
 
@@ -51,6 +52,8 @@ def export(store: Store, out: Path, request: Request, *, overwrite: bool, on_par
     stored.chosen_shards(request.shards)
     if out.resolve().is_relative_to(store.root.resolve()):
         raise UsageError("The output lies in the store.", "Name a folder outside of it.")
+    if request.images is not None and not request.images.is_dir():
+        raise UsageError(f"There is no folder {display(str(request.images))}.", "Name the one that the tars lie in.")
     make_dir(out)
     out = out.resolve()
     with (

@@ -38,8 +38,7 @@ from cfbus.store.folder import Store
 from cfbus.store.manifest import DoneRange, Manifest
 
 VERSION = 1
-SALVAGING = "salvaging"
-"""This file lies in the journal as long as a salvage is not finished."""
+SALVAGING = "salvaging"  # this file lies in the journal as long as a salvage is not finished
 PAGE_BYTES = 16384
 CHECKPOINT_BYTES = 64 << 20
 """How much the log may hold before it is copied into the file: rarely, and never inside a commit."""

@@ -149,6 +149,7 @@ def test_what_is_asked_for(shop: Shop, tmp_path: Path) -> None:
         (("--columns", "captoin"), "Did you mean caption"),
         (("--as-of", "yesterday"), "is no time"),
         (("--pseudonyms", "--columns", "worker"), "tells contributors apart"),
+        (("--format", "webdataset", "--images", "nowhere"), "There is no folder"),
         (("--images", "."), "Only --format webdataset"),
     ],
 )
