@@ -174,7 +174,7 @@ def test_every_reason_to_wait_is_explained() -> None:
     returns = [node.value for node in ast.walk(why) if isinstance(node, ast.Return)]
     reasons = {str(value.value) for value in returns if isinstance(value, ast.Constant) and value.value}
     assert {"paused", "finished"} <= reasons, "the search finds nothing any more"
-    reasons |= {"nothing-free", *(f"writer-{state}" for state in ("full", "disk-full"))}
+    reasons |= {"nothing-free", "too-many-leases", *(f"writer-{state}" for state in ("full", "disk-full"))}
     assert {reason for reason in reasons if f"`{reason}`" not in prose_of("protocol.md")} == set()
 
 

@@ -87,6 +87,7 @@ class Broker:
             return self.asking.enrol(peer, message)
         known = self.peers.get(peer.connection)
         if known is None or known.peer.key != peer.key:
+            self.counts.notice("message.hello-first")
             return [Send(peer.connection, m.Error(code="hello-first", sentence="Introduce yourself first."))]
         known.heard = now
         if isinstance(message, m.Result):
@@ -147,6 +148,7 @@ class Broker:
         effects += [*self.granting.ask_listing_again(now), *self.catchup.ask_again(now), *self.feeding.tick(now)]
         if self._stopped_at is None:
             for lease in self.leases.expired(now):
+                self.counts.notice("lease.expired")
                 effects.append(self._note_lease("lease.expired", lease))
                 self.end_lease(lease)
         if self.ready:  # what was done before is no speed of ours
@@ -197,7 +199,7 @@ class Broker:
         lease = self.leases.get(message.lease)
         problem = self._result_problem(known, lease, message, payload)
         if problem or lease is None:
-            self.counts.refused_results += 1
+            self.counts.refuse_result(problem.replace(" ", "-"))
             return [self._ack(known, message, "refused", problem), Note("result.refused", (("why", problem),))]
         self.routes[message.instance] = known.peer.connection
         row = lease.row

@@ -238,7 +238,7 @@ class CatchUp:
                 )
                 acks[route].append(acked)
         if stored.status == "refused":
-            broker.counts.refused_results += 1
+            broker.counts.refuse_result("not-stored")
             return [Note("result.refused", (("why", stored.reason), ("instance", stored.instance)))]
         broker.counts.duplicates += stored.status == "duplicate"
         return self._mark_done(stored.pass_number, stored.shard, stored.ranges)
