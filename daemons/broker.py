@@ -18,18 +18,18 @@ from cfbus.bus import auth, connections, keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.wire import WireError, decode, encode
 from cfbus.column_check import check_columns
+from cfbus.config import Config
 from cfbus.core.broker import Broker
 from cfbus.core.effects import (
+    AskConfig,
     AskRegistry,
     Connection,
-    DropLeases,
     Effect,
     EnrolKey,
+    Leave,
     Note,
     NoteCall,
     Peer,
-    SaveLease,
-    SavePosition,
     Send,
     Stop,
 )
@@ -38,16 +38,17 @@ from cfbus.core.watching import status
 from cfbus.daemons import guard, registrar
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.publishing import Publisher
+from cfbus.daemons.reconfiguring import Reconfiguring, settings_of
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
-from cfbus.spec import spec_of
 from cfbus.store.durable import make_dir
-from cfbus.store.ledger import Ledger
+from cfbus.store.ledger import Kept, Ledger
 
 DRAIN_MESSAGES = 512
 WATCHDOG_SECONDS = 5.0
 KEYS_SECONDS = 60.0
+FAREWELL_SECONDS = 0.3
+"""So long a key that was closed is told why before its connection is cut; what it says meanwhile is dropped."""
 MAX_OWED = 10_000
-Kept = DropLeases | SaveLease | SavePosition
 DOMAINS = {
     sockets.BUS_DOMAIN: {m.Role.WORKER, m.Role.WRITER, m.Role.FEEDER, m.Role.ADMIN, m.Role.ENROL},
     sockets.STATS_DOMAIN: {m.Role.MONITOR, m.Role.ADMIN},
@@ -75,20 +76,20 @@ class BrokerDaemon:
         self._pair = keys.load(settings.broker.key_file)
         logs.register_secret(self._pair.secret.decode())
         make_dir(settings.broker.data_dir)
-        spec = spec_of(settings.captions, settings.vllm)
+        own = settings_of(settings)
         path = settings.broker.data_dir / "registry.sqlite"
         self._registrar = registrar.Registrar(
-            registrar.Rules(path, settings.dataset.name, settings.broker.key_days, spec)
+            registrar.Rules(path, settings.dataset.name, settings.broker.key_days, own.spec)
         )
         self._ledger = Ledger(settings.broker.data_dir / "ledger.sqlite")
         self._table = self._registrar.table
         rules = Rules(
             dataset=settings.dataset.name,
-            spec=spec,
+            spec=own.spec,
             instance=runtime.new_id(),
-            chunk_size=min(settings.broker.chunk_size, m.MAX_CHUNK_ITEMS),
-            lease_seconds=float(settings.broker.lease_seconds),
-            max_attempts=settings.broker.max_attempts,
+            chunk_size=own.chunk_size,
+            lease_seconds=own.lease_seconds,
+            max_attempts=own.max_attempts,
             accept_loss=accept_loss,
             delivery=settings.dataset.delivery,
             leases_per_key=settings.broker.limits.leases,
@@ -99,11 +100,13 @@ class BrokerDaemon:
         self._watchdog_at = self._keys_at = 0.0
         self._tick_at = 0.0
         self._limits = guard.limits_of(settings.broker.limits)
+        self._cut_at = float("inf")
+        self._loop = runtime.Loop()
+        self._reconfiguring = Reconfiguring(begin.load, settings, self._loop.wake, self._take)
         self._open(settings.broker.host, settings.broker.port, settings.broker.stats_port)
 
     def _open(self, host: str, port: int, stats_port: int) -> None:
         self._peer_limit = connections.peer_limit()
-        self._loop = runtime.Loop()
         self._context: sockets.Context = zmq.Context()
         self._door = auth.Authenticator(self._limits.handshakes_per_minute)
         self._door.start(self._context, self._table, DOMAINS)
@@ -124,7 +127,7 @@ class BrokerDaemon:
         connections.self_test(self.endpoint, self._pair.public)
         self._core.contributors = self._registrar.contributors
         self._loop.handle_signals()
-        self._loop.on_hangup(self._read_keys_now)
+        self._loop.on_hangup(self._hung_up)
         if self._family.parent_fd is not None:
             self._loop.follow_parent(self._family.parent_fd)
         line = keys.public_line(self._pair.public, "broker")
@@ -140,8 +143,14 @@ class BrokerDaemon:
         doing = view.why or "leasing"
         return f"{doing}: {view.done:,} of {view.items:,} items done, {view.workers} workers, {view.rate:.1f} items/s"
 
-    def _read_keys_now(self) -> None:
+    def _hung_up(self) -> None:
+        """From a signal handler: keys and configuration are read again."""
         self._keys_at = 0.0
+        self._reconfiguring.hangup()
+
+    def _take(self, settings: Config) -> None:
+        """What is the shell's own of a configuration that was read again."""
+        self._registrar.change(settings.broker.key_days, settings_of(settings).spec)
 
     def _close(self) -> None:
         self._peers.close()
@@ -167,13 +176,19 @@ class BrokerDaemon:
         if at >= self._watchdog_at:
             self._watchdog_at = at + WATCHDOG_SECONDS
             self._look_around(at)
+        if at >= self._cut_at:
+            self._cut_at = float("inf")
+            self._peers.cut_keys(self._admitted)
         if at >= self._keys_at:
             self._keys_at = at + KEYS_SECONDS
             self._reload_keys()
+        self._carry_out(self._reconfiguring.turn(self._core, at))
         self._publisher.publish(self._core, at, lambda: self._guard.counts(self._core.counts))
         deadline = self._core.next_deadline()
         self._tick_at = float("inf") if deadline is None else deadline
-        return min(self._watchdog_at, self._keys_at, max(self._tick_at, at + 0.05), self._publisher.next_at)
+        return min(
+            self._watchdog_at, self._keys_at, self._cut_at, max(self._tick_at, at + 0.05), self._publisher.next_at
+        )
 
     def _receive(self) -> None:
         batch = sockets.drain(self._bus, DRAIN_MESSAGES, self._dropped)
@@ -235,22 +250,33 @@ class BrokerDaemon:
             match effect:
                 case Send(to, message, payload):
                     self._send(to, message, payload)
-                case NoteCall(peer, _, request):
-                    self._registrar.note(peer, request)
+                case NoteCall(peer, _, request, outcome):
+                    self._registrar.note(peer, request, outcome)
+                case AskConfig():
+                    self._carry_out(self._reconfiguring.ask(effect))
                 case AskRegistry(peer, _, request):
                     self._answer(peer, request)
                 case EnrolKey(peer, request):
-                    enrolled = self._registrar.enrol(peer, request)
-                    self._use_table()
-                    self._send(peer.connection, enrolled)
-                case Note(event, facts):
-                    if self._guard.worth_a_line(effect, runtime.now()):
-                        self._log.info(event, **dict(facts))
-                    self._publisher.happened(effect, runtime.wall())
+                    self._enrol(peer, request)
+                case Note():
+                    self._note(effect)
+                case Leave():
+                    self._loop.stop_requests += 1
                 case Stop(sentence, hint):
                     raise UnsafeError(sentence, hint)
                 case _:
                     pass
+
+    def _enrol(self, peer: Peer, request: m.Enrol) -> None:
+        enrolled = self._registrar.enrol(peer, request)
+        if self._table is not self._registrar.table:
+            self._use_table()
+        self._send(peer.connection, enrolled)
+
+    def _note(self, note: Note) -> None:
+        if self._guard.worth_a_line(note, runtime.now()):
+            self._log.info(note.event, **dict(note.facts))
+        self._publisher.happened(note, runtime.wall())
 
     def _send(self, to: Connection, message: m.Message, payload: bytes = b"") -> None:
         assert isinstance(to, bytes)
@@ -295,11 +321,17 @@ class BrokerDaemon:
         self._door.swap(self._table)
         return self._put_out(before)
 
+    def _admitted(self, public: bytes) -> bool:
+        return self._table.admitted(public) is not None
+
     def _put_out(self, before: auth.KeyTable) -> PutOut:
         """Whose key is not admitted any more is cut, and what it held is free at once."""
         at, ended = runtime.now(), self._core.counts.ended
-        gone = self._peers.cut_keys(lambda public: self._table.admitted(public) is not None)
-        effects = [effect for connection in gone for effect in self._core.lost(connection, at)]
+        gone = self._peers.closing(self._admitted)
+        effects: list[Effect] = [Send(to, self._registrar.farewell(public)) for to, public in gone.items()]
+        effects += [effect for connection in gone for effect in self._core.lost(connection, at)]
+        if gone:
+            self._cut_at = min(self._cut_at, at + FAREWELL_SECONDS)
         closed = registrar.closed(before, self._table)
         if closed:
             effects += self._core.asking.closed(frozenset(map(keys.fingerprint, closed)), at)

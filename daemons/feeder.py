@@ -24,7 +24,9 @@ from cfbus.core.effects import Note, Send, Stop
 from cfbus.core.retransmit import BROKER
 from cfbus.core.serving import Admit, Read, Serving, ServingEffect, ServingRules
 from cfbus.daemons.flags import Start, common_flags, override, start
+from cfbus.daemons.key_age import KeyAge
 from cfbus.errors import EXIT_DONE, ConfigError, UnsafeError
+from cfbus.link import Link
 from cfbus.sources.base import Item, ReadError
 from cfbus.sources.opening import open_source
 
@@ -67,9 +69,8 @@ class FeederDaemon:
         at = own.reachable_at or _address(own.host, self.port)
         rules = ServingRules(runtime.new_id(), own.name, at, self._source.readers, own.memory_mib << 20)
         self._core = Serving(rules, runtime.now())
-        self._link = runtime.Link(
-            self._loop, self._context, self._pair, public, own.server, self._connected, self._told
-        )
+        self._link = Link(self._loop, self._context, self._pair, public, own.server, self._connected, self._told)
+        self._key_age = KeyAge()
         self._drains = 0
         self._drain_until: float | None = None
         for _ in range(self._source.readers):
@@ -115,7 +116,8 @@ class FeederDaemon:
         if at >= self._watchdog_at:
             self._watchdog_at = at + WATCHDOG_SECONDS
             self._peers.cut_endless()
-        times = [self._link.tick(at), max(self._core.next_deadline(), at + 0.01), self._watchdog_at]
+        look = min(self._link.tick(at), self._key_age.look(at))
+        times = [look, max(self._core.next_deadline(), at + 0.01), self._watchdog_at]
         return min([*times, *([self._drain_until] if self._drain_until is not None else [])])
 
     def _drain(self, at: float) -> None:
@@ -135,6 +137,8 @@ class FeederDaemon:
         self._carry_out(self._core.connected(runtime.now()))
 
     def _told(self, message: m.Message, payload: bytes) -> None:
+        if isinstance(message, m.Welcome):
+            self._key_age.told(message)
         self._carry_out(self._core.handle(message, payload, runtime.now()))
 
     def _receive(self) -> None:

@@ -32,6 +32,7 @@ from cfbus.daemons.reloading import Reloading
 from cfbus.daemons.seat import Blueprint, Opened, Seat
 from cfbus.engines.opening import check_engine, open_engine
 from cfbus.errors import EXIT_DONE, CfbusError, ConfigError
+from cfbus.link import Link
 from cfbus.sources.base import DISK_READERS
 from cfbus.store.spool import Spool as SpoolFolder
 
@@ -95,9 +96,7 @@ class GpuDaemon:
         self._core = Worker(gpu_report.rules_of(worker, reads=self._reading.itself), self._facts(), runtime.now())
         self._core.restore(self._spool.results(), runtime.now())
         self._context: sockets.Context = zmq.Context()
-        self._link = runtime.Link(
-            self._loop, self._context, pair, public, worker.server, self._connected, self._received
-        )
+        self._link = Link(self._loop, self._context, pair, public, worker.server, self._connected, self._received)
         self._key_age = KeyAge()
         self._drain_until: float | None = None
         self._drains = 0
@@ -307,11 +306,13 @@ class GpuDaemon:
         before, self._used = self._used, wanted
         engine = self._seat.engine
         if engine is None:
+            self._carry_out(self._core.applied("engine"))
             return  # it will be used when the engine is there
         try:
             self._check_engine(wanted.spec)
             engine.use(wanted.spec)
         except ConfigError as error:
+            self._carry_out(self._core.applied("refused", error.message))
             if before is None or not self._stays:
                 raise self._ended_by(error) from None
             self._refused = True
@@ -320,6 +321,7 @@ class GpuDaemon:
             self._carry_out(self._core.hold(runtime.now(), give_back=True))
             return
         self._refused = False
+        self._carry_out(self._core.applied("applied"))
         spec = wanted.spec
         self._tell_limits(spec)
         self._log.info("spec.used", spec=spec.hash, generation=wanted.generation, slots=len(spec.slots))

@@ -9,27 +9,36 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cfbus import logs
+from cfbus import logs, runtime
 from cfbus.bus import messages as m
 from cfbus.bus.auth import KeyState, KeyTable
-from cfbus.bus.fields import PAGE_BYTES
+from cfbus.core.asking import reply_of
 from cfbus.core.effects import Peer
-from cfbus.core.pages import pages
+from cfbus.core.told import Told
+from cfbus.daemons.key_age import AGAIN_SECONDS, WARN_SECONDS
 from cfbus.errors import CfbusError, DamagedStoreError, TryAgainError
+from cfbus.link import KEY_CLOSED
 from cfbus.store import invites
 from cfbus.store.registry import Registry
 from cfbus.store.registry_calls import Answer, Call
+from cfbus.store.registry_rows import date
 from cfbus.store.registry_verbs import READS, perform
 
+_FAREWELLS: Mapping[KeyState | None, str] = {
+    KeyState.PENDING: "this key waits for approval",
+    KeyState.SUSPENDED: "this key is suspended",
+    KeyState.REVOKED: "this key was revoked",
+    KeyState.EXPIRED: "this key has ended",
+}
+_REASONED = frozenset({KeyState.SUSPENDED, KeyState.REVOKED})
+NAMED = 5
+"""So many of the keys that end soon are named in the log."""
 MICROSECONDS = 1_000_000
 MAX_MICROSECONDS = (1 << 53) - 1
-CELL_CHARS = 1024
 PROBLEM_CHARS = 1000
-LEAST_ROW_BYTES = PAGE_BYTES // 256 + 1
-"""What a row counts at least, so that a page never has more rows than a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,12 @@ class Registrar:
         self.table = KeyTable()
         self.contributors: tuple[tuple[str, str, int], ...] = ()
         self._take_up(self._registry)
+        self._warn_at = 0.0
+        self._warn(runtime.now())
+
+    def change(self, key_days: int, spec: m.Spec) -> None:
+        """The broker's configuration has changed."""
+        self._rules = replace(self._rules, key_days=key_days, spec=spec)
 
     def close(self) -> None:
         """Release the file."""
@@ -68,6 +83,21 @@ class Registrar:
         except (CfbusError, sqlite3.Error, ValueError) as error:
             self.close()
             self._log.error("keys.not-reloaded", why=str(error), kept=len(self.table))
+        self._warn(runtime.now())
+
+    def _warn(self, at: float) -> None:
+        """Once a day, of keys that end soon: whoever runs on them is told too, but may not be looking."""
+        if at < self._warn_at:
+            return
+        self._warn_at = at + AGAIN_SECONDS
+        limit = time.time() + WARN_SECONDS
+        admitted = [each for each in self.table.values() if self.table.admitted(each.public)]
+        dated = [(each.expires or limit, each.name) for each in admitted if each.role is not m.Role.ENROL]
+        soon = sorted(each for each in dated if each[0] < limit)
+        if soon:
+            first = [f"{name}: {date(expires)}" for expires, name in soon[:NAMED]]
+            hint = "`cfbus-admin keys list` shows all, `cfbus-admin keys expire KEY 90d` lets one last longer"
+            self._log.warning("keys.end-soon", keys=len(soon), first=first, hint=hint)
 
     def _opened_again(self) -> Registry:
         """Closed first: another file may lie there, and two at a time must not be open (``Registry.open``)."""
@@ -90,13 +120,21 @@ class Registrar:
         except sqlite3.Error as error:
             raise DamagedStoreError(f"The registry cannot be used: {error}.") from error
 
+    def farewell(self, public: bytes) -> m.Error:
+        """What a peer is told whose key is not admitted any more."""
+        entry = self.table.get(public)
+        state = entry.state if entry is not None else None
+        sentence = _FAREWELLS.get(state, "this key is not known here any more")
+        reason = f" ({entry.reason})" if entry is not None and entry.reason and state in _REASONED else ""
+        return m.Error(code=KEY_CLOSED, sentence=f"{sentence}{reason}.")
+
     # ------------------------------------------------------------------ admins
 
-    def note(self, peer: Peer, request: m.Admin) -> None:
+    def note(self, peer: Peer, request: m.Admin, outcome: str = "done") -> None:
         """A call that is no business of the registry's, in the audit log. One that finds no room there is not undone
         by that; it is in the other log then."""
         try:
-            self._there().audit(peer.key, request.verb, dict(request.arguments), "done", time.time())
+            self._there().audit(peer.key, request.verb, dict(request.arguments), outcome, time.time())
         except (CfbusError, sqlite3.Error) as error:
             self._log.error("audit.not-written", verb=request.verb, who=peer.key, why=str(error))
 
@@ -116,7 +154,7 @@ class Registrar:
         except (CfbusError, sqlite3.Error) as error:
             later = isinstance(error, TryAgainError)
             return m.Reply(request=request.request, problem=str(error)[:PROBLEM_CHARS], later=later)
-        return _page(request, answer)
+        return reply_of(request, Told(columns=answer.columns, rows=answer.rows))
 
     def _ask(self, peer: Peer, request: m.Admin) -> Answer:
         registry = self._there()
@@ -146,7 +184,8 @@ class Registrar:
         done = invites.enrol(registry, invite, public, request.name, key_days=self._rules.key_days, now=time.time())
         if done.key is None:
             return self._refused(done.refusal or "", done.sentence)
-        self._take_up(registry)
+        if public not in self.table:
+            self._take_up(registry)
         state = self.table[public].state
         return m.Enrolled.model_validate(
             {
@@ -179,16 +218,3 @@ def microseconds(at: float | None) -> int:
 def closed(before: KeyTable, after: KeyTable) -> frozenset[bytes]:
     """The keys that were admitted and are not any more."""
     return frozenset(public for public in before if before.admitted(public) and not after.admitted(public))
-
-
-def _page(request: m.Admin, answer: Answer) -> m.Reply:
-    rows = [tuple(cell[:CELL_CHARS] for cell in row) for row in answer.rows]
-    groups = list(pages(rows, _row_bytes, PAGE_BYTES))
-    number = min(request.page, len(groups) - 1)
-    return m.Reply(
-        request=request.request, columns=answer.columns, rows=tuple(groups[number]), page=number, pages=len(groups)
-    )
-
-
-def _row_bytes(row: tuple[str, ...]) -> int:
-    return max(sum(len(cell.encode("utf-8", "replace")) + 3 for cell in row) + 3, LEAST_ROW_BYTES)

@@ -23,8 +23,10 @@ from cfbus.core.pace import Pace
 from cfbus.core.writer import Writer, WriterRules
 from cfbus.daemons.chores import Chore
 from cfbus.daemons.flags import Start, common_flags, override, start
+from cfbus.daemons.key_age import KeyAge
 from cfbus.daemons.taking_up import take_up
 from cfbus.errors import EXIT_DONE, CfbusError, DiskFullError, UnsafeError
+from cfbus.link import Link
 from cfbus.store.durable import probe_room
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal, JournalFile
@@ -81,9 +83,10 @@ class WriterDaemon:
         self._loop = runtime.Loop()
         self._context: sockets.Context = zmq.Context()
         public = runtime.server_key(settings.writer.server_key, "writer")
-        self._link = runtime.Link(
+        self._link = Link(
             self._loop, self._context, pair, public, settings.writer.server, self._connected, self._received
         )
+        self._key_age = KeyAge()
         self._sealing: Chore | None = None
         self._sealing_file: JournalFile | None = None
         self._seal_result: Sealed | None = None
@@ -130,7 +133,7 @@ class WriterDaemon:
             return self._stop(at)
         if at >= self._core.next_deadline():
             self._carry_out(self._core.tick(at))
-        look = self._link.tick(at)
+        look = min(self._link.tick(at), self._key_age.look(at))
         self._seal(at)
         times = [look, max(self._core.next_deadline(), at + 0.01), self._seal_at()]
         return min(times)
@@ -156,6 +159,8 @@ class WriterDaemon:
     def _received(self, message: m.Message, payload: bytes) -> None:
         if self._left:
             return  # Whoever sent it keeps it. Taking it would make one small segment after another, without end.
+        if isinstance(message, m.Welcome):
+            self._key_age.told(message)
         at = runtime.now()
         self._carry_out(self._core.handle(message, payload, at))
         if self._core.staged_bytes >= FLUSH_BYTES:

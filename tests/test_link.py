@@ -11,7 +11,7 @@ import structlog
 import zmq
 from bus_harness import DEADLINE, Bench, quick_bench
 
-from cfbus import runtime
+from cfbus import link, runtime
 from cfbus.bus import messages as m
 from cfbus.bus import sockets
 from cfbus.bus.auth import KeyState
@@ -20,6 +20,7 @@ from cfbus.bus.keys import KeyPair, fingerprint, generate
 from cfbus.bus.sockets import Socket
 from cfbus.bus.wire import decode, encode
 from cfbus.errors import KeyRefusedError
+from cfbus.link import Link
 
 DOUBT_SECONDS = 0.5
 
@@ -35,7 +36,7 @@ class Peer:
         self.messages: list[m.Message] = []
         self.connections = self.turns = 0
         self.began = time.monotonic()
-        self.link = runtime.Link(self.loop, self.context, pair, server, endpoint, self._connected, self._received)
+        self.link = Link(self.loop, self.context, pair, server, endpoint, self._connected, self._received)
 
     def _connected(self) -> None:
         self.connections += 1
@@ -87,10 +88,10 @@ class Peer:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr(runtime, "WRONG_SERVER_SECONDS", DOUBT_SECONDS)
-    monkeypatch.setattr(runtime, "DIAGNOSE_AGAIN_SECONDS", DOUBT_SECONDS)
-    monkeypatch.setattr(runtime, "REBUILD_SECONDS", (0.1,))
-    monkeypatch.setattr(runtime, "WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(link, "WRONG_SERVER_SECONDS", DOUBT_SECONDS)
+    monkeypatch.setattr(link, "DIAGNOSE_AGAIN_SECONDS", DOUBT_SECONDS)
+    monkeypatch.setattr(link, "REBUILD_SECONDS", (0.1,))
+    monkeypatch.setattr(link, "WATCH_SECONDS", 0.2)
     yield from quick_bench(monkeypatch)
 
 
@@ -243,6 +244,39 @@ def test_a_key_that_is_closed_for_good(bench: Bench, dial: Dial, state: KeyState
     watch.close()
 
 
+def test_what_the_broker_said_of_a_closed_key_is_told_but_not_of_an_earlier_time(bench: Bench, dial: Dial) -> None:
+    watch = PeerWatch(bench.router)
+    pair = bench.enrol()
+    peer = dial(pair)
+    assert connected(peer)
+
+    def put_out(state: KeyState, why: str) -> None:
+        assert peer.link.send(m.Heartbeat())
+        (heard,) = bench.receive()
+        watch.delivered([heard])
+        if why:
+            sockets.send(bench.router, heard.routing_id, encode(m.Error(code="key-closed", sentence=why)))
+            assert peer.run(lambda: any(isinstance(each, m.Error) for each in peer.messages))
+            peer.messages.clear()
+        bench.enrol(pair=pair, state=state)
+        assert watch.cut_keys(lambda public: False)
+
+    put_out(KeyState.SUSPENDED, "this key is suspended (\x1b[2Jlook).")
+    peer.until_said("bus.later")
+    bench.enrol(pair=pair)
+    assert connected(peer, times=2)
+    put_out(KeyState.REVOKED, "")
+    assert "it was revoked or has expired" in peer.fails().message
+
+    again = dial(pair := bench.enrol())
+    peer = again
+    assert connected(peer)
+    put_out(KeyState.REVOKED, "this key was revoked (\x1b[2Jspam).")
+    message = peer.fails().message
+    assert r"any more: it said: this key was revoked (\x1b[2Jspam)." in message
+    watch.close()
+
+
 def test_who_was_in_once_waits_for_the_broker_that_it_knows(bench: Bench, dial: Dial) -> None:
     def serve(pair: KeyPair, port: int) -> tuple[Socket, int]:
         return sockets.bind_bus(bench.context, pair, "127.0.0.1", port)
@@ -264,7 +298,7 @@ def test_who_was_in_once_waits_for_the_broker_that_it_knows(bench: Bench, dial: 
 def test_who_listens_and_never_says_a_word_is_not_taken_for_another(
     bench: Bench, dial: Dial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "DIAGNOSIS_SECONDS", 0.3)
+    monkeypatch.setattr(link, "DIAGNOSIS_SECONDS", 0.3)
     with tcp.create_server(("127.0.0.1", 0)) as mute:
         peer = dial(bench.enrol(), endpoint=f"tcp://127.0.0.1:{mute.getsockname()[1]}")
         for _ in range(2):
@@ -291,7 +325,7 @@ def test_what_listens_is_no_broker(bench: Bench, dial: Dial) -> None:
 
 
 def test_doubt_ends_when_nobody_is_there_any_more(bench: Bench, dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "WRONG_SERVER_SECONDS", 2.0)
+    monkeypatch.setattr(link, "WRONG_SERVER_SECONDS", 2.0)
     router, port = sockets.bind_bus(bench.context, generate(), "127.0.0.1", 0)
     peer = dial(bench.enrol(), endpoint=f"tcp://127.0.0.1:{port}")
     peer.until_said("bus.wrong-server")

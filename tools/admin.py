@@ -17,7 +17,7 @@ from cfbus import __version__, logs
 from cfbus.core.snapshot import Status
 from cfbus.errors import EXIT_DONE
 from cfbus.runtime import last_frame
-from cfbus.tools import admin_audit, admin_contributors, admin_invites, admin_keys, progress
+from cfbus.tools import admin_audit, admin_config, admin_contributors, admin_invites, admin_keys, admin_run, progress
 from cfbus.tools.admin_asking import JSON, Where, asker_of
 from cfbus.tools.asking import Facts
 from cfbus.tools.main import Verbs, begin
@@ -115,6 +115,17 @@ command.add_command(admin_invites.command, "invites")
 command.add_command(admin_keys.command, "keys")
 command.add_command(admin_contributors.command, "contributors")
 command.add_command(admin_audit.command, "audit")
+command.add_command(admin_config.reload, "reload")
+for _verb in (
+    admin_run.workers,
+    admin_run.leases,
+    admin_run.story,
+    admin_run.drain,
+    admin_run.reset,
+    admin_run.shutdown,
+):
+    command.add_command(_verb)
+command.add_command(admin_config.command, "config")
 
 
 def main() -> None:

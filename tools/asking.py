@@ -19,8 +19,10 @@ import zmq
 from cfbus import config, logs, runtime
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
+from cfbus.bus.following import Connection
 from cfbus.bus.keys import KeyPair
 from cfbus.errors import EXIT_DONE, KeyRefusedError, TryAgainError, UsageError
+from cfbus.link import Link
 from cfbus.store.registry import Registry
 from cfbus.store.registry_calls import Call
 from cfbus.store.registry_verbs import VERBS, perform
@@ -66,7 +68,7 @@ class Conversation:
         self._is_answer: Callable[[m.Message], bool] = lambda _: False
         self._loop = runtime.Loop()
         self._context: sockets.Context = zmq.Context()
-        self.link = runtime.Link(self._loop, self._context, pair, server, endpoint, self._connected, self._received)
+        self.link = Link(self._loop, self._context, pair, server, endpoint, self._connected, self._received)
 
     def close(self) -> None:
         """Say goodbye and hang up."""
@@ -102,6 +104,11 @@ class Conversation:
         elif self._is_answer(message):
             self._answer = message
 
+    @property
+    def _must_wait(self) -> bool:
+        """Whether the broker does not let this key in before somebody has decided so: no use to try on."""
+        return self.link.trouble is Connection.LATER
+
     def exchange(
         self, question: m.Message | None, is_answer: Callable[[m.Message], bool], seconds: float
     ) -> m.Message | None:
@@ -112,7 +119,7 @@ class Conversation:
         deadline = time.monotonic() + seconds
 
         def turn(at: float) -> float:
-            if self._answer or self._refusal or time.monotonic() >= deadline:
+            if self._answer or self._refusal or self._must_wait or time.monotonic() >= deadline:
                 self._loop.stop(EXIT_DONE)
             return min(self.link.tick(at), at + 0.5)
 
@@ -129,7 +136,7 @@ class Conversation:
         deadline = time.monotonic() + seconds
 
         def turn(at: float) -> float:
-            if self.link.connected or time.monotonic() >= deadline:
+            if self.link.connected or self._must_wait or time.monotonic() >= deadline:
                 self._loop.stop(EXIT_DONE)
             return min(self.link.tick(at), at + 0.5)
 
@@ -192,7 +199,7 @@ class OverBus:
         if not isinstance(reply, m.Reply):
             raise self._talk.unanswered("admin")
         if reply.problem:
-            raise (TryAgainError if reply.later else UsageError)(logs.display(reply.problem, 600))
+            raise (TryAgainError if reply.later else UsageError)(logs.display(reply.problem, 1000))
         return reply
 
 

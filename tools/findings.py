@@ -59,12 +59,13 @@ def of_places(settings: Config) -> Iterator[Finding]:
     for key, folder in (("storage", storage), ("broker", broker), ("worker", worker)):
         name = f"{key}.{'spool_dir' if key == 'worker' else 'data_dir'}"
         try:
-            _try_to_write(folder)
+            try_to_write(folder)
         except CfbusError as error:
             yield Finding(True, f"{name}: {error.message}", error.hint, error.exit_code)
 
 
-def _try_to_write(folder: Path) -> None:
+def try_to_write(folder: Path) -> None:
+    """Raises what is wrong with a folder, or with the one that it would be made in."""
     there = next(each for each in (folder, *folder.parents) if each.exists())
     try:
         with disk_errors(folder), tempfile.TemporaryFile(dir=there) as file:

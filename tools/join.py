@@ -59,7 +59,7 @@ def _by_invite(wish: Wish, invite: Invite, asked: bool) -> int:
     pair, path = joining.own_key(wish.folder, facts.role, wish.name)
     answer(f"Your own key: {path} ({fingerprint(pair.public)}). It stays on this host.")
     enrolled = joining.enrol(invite, pair.public, wish.name)
-    warning = joining.clock_warning(enrolled)
+    warning = joining.clock_warning(enrolled.now)
     if warning:
         click.echo(warning, err=True)
     ends = "never" if not enrolled.key_expires else date(enrolled.key_expires / 1e6)

@@ -197,9 +197,9 @@ def _try_stats(facts: Facts, pair: KeyPair) -> None:
     raise _unreachable(facts, seen[-1] if seen else None)
 
 
-def clock_warning(enrolled: m.Enrolled) -> str:
-    """What is wrong with this host's clock, as far as the broker's can tell; empty if nothing is."""
-    ahead = time.time() - enrolled.now / 1e6
+def clock_warning(there: int) -> str:
+    """What is wrong with this host's clock by the broker's (microseconds); empty if nothing is."""
+    ahead = time.time() - there / 1e6
     if abs(ahead) <= CLOCK_SECONDS:
         return ""
     way = "ahead of" if ahead > 0 else "behind"

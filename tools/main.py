@@ -21,9 +21,11 @@ VERBS = {
     "check": ("cfbus.tools.check", "Try a configuration on the first images, and find what is wrong with it."),
     "init": ("cfbus.tools.init", "Write a commented configuration and keys for a bus of your own."),
     "join": ("cfbus.tools.join", "Join a bus with an invite."),
+    "doctor": ("cfbus.tools.doctor", "Find what keeps a daemon of this host from its broker or its work."),
     "keys": ("cfbus.tools.key_files", "Look at a key file."),
     "keygen": ("cfbus.tools.keygen", "Make a keypair."),
     "journal": ("cfbus.tools.journal", "Look at a store's journal, or rescue what is whole of a damaged one."),
+    "view": ("cfbus.tools.view", "Look at captions next to their pictures, in a browser."),
     "systemd": ("cfbus.tools.systemd", "Install units, so that systemd runs the daemons of this machine."),
     "demo": ("cfbus.tools.demo", "Caption a dozen photographs and show the result."),
 }

@@ -142,7 +142,8 @@ def command(config_file: Path | None, overrides: tuple[str, ...], stats: str | N
     """Watch a run: how far, how fast, who works, what the captions are like. Needs a monitor's or an admin's key.
 
     \b
-    q leave   s sort   / filter   up, down, enter: a worker   tab panel   p freeze   ? help
+    q leave    s sort    / filter    up, down, enter: a worker
+    tab panel    p freeze    ? help
     """
     logs.setup("top", "error")
 

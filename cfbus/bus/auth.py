@@ -85,7 +85,7 @@ _CLOSED_STATES: Final = {
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
     """One key as the bus sees it; ``public`` is 40 bytes of Z85, ``contributor`` the id to credit, ``expires`` in UTC
-    seconds."""
+    seconds, ``reason`` a maintainer's word on the state."""
 
     public: bytes
     role: Role
@@ -93,6 +93,7 @@ class KeyEntry:
     contributor: str
     name: str
     expires: float | None = None
+    reason: str = ""
 
 
 class KeyTable(Mapping[bytes, KeyEntry]):

@@ -28,6 +28,7 @@ LINE_LIMIT: Final = 4096
 """What a terminal takes as one line."""
 _CHECKSUM_CHARS: Final = 8
 _ENDPOINT: Final = re.compile(r"tcp://[^\s/]{1,240}:[0-9]{1,5}")
+_PARTS: Final = re.compile(r"([\w-]{0,40})\.([\w-]{100,})\.([\w-]{0,20})", re.ASCII)
 _AGAIN: Final = "Copy the whole line again, from cfbus- to its end, or ask for a file."
 
 
@@ -95,6 +96,8 @@ def _said(prefix: str, text: str, what: str, where: str) -> dict[str, object]:
     """The fields in a word. Mail and terminals break long lines, so white space inside does not count."""
     word = "".join(text.split())
     if not word.startswith(f"{prefix}."):
+        if _is_damaged(word):
+            raise _damaged(what.partition(" ")[2])
         raise UsageError(f"This is not {what}: it must begin with {prefix}.", where)
     body, _, checksum = word.removeprefix(f"{prefix}.").partition(".")
     if len(word) > LINE_LIMIT or checksum != _checksum(prefix, body):
@@ -106,6 +109,12 @@ def _said(prefix: str, text: str, what: str, where: str) -> dict[str, object]:
     if not isinstance(said, dict):
         raise _damaged(what.partition(" ")[2])
     return said
+
+
+def _is_damaged(word: str) -> bool:
+    """Whether something without the right beginning looks like a word of ours, and is no whole one of another kind."""
+    parts = _PARTS.fullmatch(word)
+    return parts is not None and parts[3] != _checksum(parts[1], parts[2])
 
 
 def _facts(said: dict[str, object], what: str) -> Facts:

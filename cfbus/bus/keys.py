@@ -35,7 +35,9 @@ _CHECKSUM_CHARS: Final = 6
 _FILE_LIMIT: Final = 64 * 1024
 _PAIR_SUFFIX: Final = ".key_secret"
 _PUBLIC_SUFFIX: Final = ".key"
-_HOW_TO_MAKE: Final = "Make one with `cfbus init` (a whole setup) or `cfbus keygen` (one key)."
+_HOW_TO_MAKE: Final = (
+    "`cfbus join` makes one for somebody's bus, `cfbus init` those of a whole setup, `cfbus keygen` a single one."
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,9 @@ from cfbus.bus.messages_feeding import Allowed as Allowed
 from cfbus.bus.messages_feeding import Data as Data
 from cfbus.bus.messages_feeding import Fetch as Fetch
 from cfbus.bus.messages_feeding import Forbid as Forbid
+from cfbus.bus.messages_joining import Applied as Applied
 from cfbus.bus.messages_joining import Bye as Bye
+from cfbus.bus.messages_joining import Config as Config
 from cfbus.bus.messages_joining import Drain as Drain
 from cfbus.bus.messages_joining import Error as Error
 from cfbus.bus.messages_joining import Heartbeat as Heartbeat
@@ -68,9 +70,9 @@ from cfbus.bus.messages_work import Wait as Wait
 from cfbus.bus.messages_work import Way as Way
 
 MESSAGES: tuple[type[Message], ...] = (
-    Hello, Welcome, Heartbeat, Lease, Grant, Wait, Renew, Renewed, Result, Commit, Tally, Since, State, Ack, Resend,
-    Failed, Release, IndexShard, Listed, Task, Progress, Done, Allow, Allowed, Forbid, Fetch, Data, Enrol, Enrolled,
-    Drain, Bye, Admin, Reply, Error,
+    Hello, Welcome, Config, Applied, Heartbeat, Lease, Grant, Wait, Renew, Renewed, Result, Commit, Tally,
+    Since, State, Ack, Resend, Failed, Release, IndexShard, Listed, Task, Progress, Done, Allow, Allowed,
+    Forbid, Fetch, Data, Enrol, Enrolled, Drain, Bye, Admin, Reply, Error,
 )  # fmt: skip
 BY_TAG: dict[str, type[Message]] = {message.TAG: message for message in MESSAGES}
 
@@ -79,6 +81,7 @@ _WRITER, _WORKER, _NOBODY = frozenset({Role.WRITER}), frozenset({Role.WORKER}), 
 SENDERS: dict[type[Message], frozenset[Role]] = {
     Hello: _PEERS, Heartbeat: _PEERS, Bye: _PEERS,
     Lease: _WORKER, Renew: _WORKER, Result: _WORKER, Failed: _WORKER, Release: _WORKER,
+    Applied: _WORKER,
     Drain: frozenset({Role.WORKER, Role.FEEDER}),
     Commit: _WRITER, Tally: _WRITER, State: _WRITER, Listed: _WRITER, Progress: _WRITER, Done: _WRITER,
     Allowed: frozenset({Role.FEEDER}),
@@ -86,7 +89,7 @@ SENDERS: dict[type[Message], frozenset[Role]] = {
     Enrol: frozenset({Role.ENROL}),
     Welcome: _NOBODY, Grant: _NOBODY, Wait: _NOBODY, Renewed: _NOBODY, Since: _NOBODY, Ack: _NOBODY, Resend: _NOBODY,
     IndexShard: _NOBODY, Task: _NOBODY, Allow: _NOBODY, Forbid: _NOBODY, Fetch: _NOBODY, Data: _NOBODY,
-    Enrolled: _NOBODY, Reply: _NOBODY, Error: _NOBODY,
+    Enrolled: _NOBODY, Reply: _NOBODY, Error: _NOBODY, Config: _NOBODY,
 }  # fmt: skip
 """Which roles may send a message to the broker. Each message has its line here; what has none may be sent by nobody."""
 MAY_SEND: dict[Role, frozenset[type[Message]]] = {

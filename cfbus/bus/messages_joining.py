@@ -1,11 +1,11 @@
-"""Coming and going: HELLO, WELCOME, HEARTBEAT, DRAIN, BYE, and ERROR, which answers anything.
+"""Coming and going: HELLO, WELCOME, CONFIG, APPLIED, HEARTBEAT, DRAIN, BYE, and ERROR, which answers anything.
 
 Part of the protocol; `cfbus.bus.messages` has the rules for all messages.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -55,6 +55,27 @@ class Welcome(Message):
     spec: Spec | None
     lost: Ids = ()
     key_expires: Count = 0
+    now: Count = 0
+
+
+class Config(Message):
+    """The configuration changed while the worker is here: captions are made by this from the next item on. Said again
+    a few times while the worker does not answer."""
+
+    TAG: ClassVar[str] = "CONFIG"
+    generation: Count
+    lease_seconds: Seconds
+    spec: Spec
+
+
+class Applied(Message):
+    """What became of a generation, told by CONFIG or WELCOME: it is `applied`; it will be when the worker's new
+    `engine` is there, which is told then; it is `refused`, because of `reason`."""
+
+    TAG: ClassVar[str] = "APPLIED"
+    generation: Count
+    outcome: Literal["applied", "engine", "refused"]
+    reason: Text = ""
 
 
 class Heartbeat(Message):

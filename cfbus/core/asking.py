@@ -9,14 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cfbus.bus import messages as m
-from cfbus.core.effects import AskRegistry, Effect, EnrolKey, Note, NoteCall, Peer, Send
+from cfbus.bus.fields import PAGE_BYTES
+from cfbus.core.effects import AskConfig, AskRegistry, Effect, EnrolKey, Note, NoteCall, Peer, Send
+from cfbus.core.pages import pages
 from cfbus.core.state import PeerState
-from cfbus.core.watching import status
+from cfbus.core.told import Told
+from cfbus.core.verbs import READS, VERBS
 
 if TYPE_CHECKING:
     from cfbus.core.broker import Broker
 
-OWN_VERBS = frozenset({"status", "pause", "resume"})
+CONFIG_VERBS = frozenset({"reload", "config-show", "config-diff"})
+"""Those that need the broker's file; its shell answers them."""
+CELL_CHARS = 1024
+OUTCOME_CHARS = 200
+LEAST_ROW_BYTES = PAGE_BYTES // m.MAX_ROWS + 1
+"""What a row counts at least, so that a page never has more rows than a message."""
 
 
 class Asking:
@@ -28,17 +36,22 @@ class Asking:
     def admin(self, known: PeerState, message: m.Admin, now: float) -> list[Effect]:
         """A call; each has a line in the audit log before its answer is sent."""
         called = Note("admin.call", (("verb", message.verb), ("who", known.name)))
-        if message.verb not in OWN_VERBS:
+        if message.verb in CONFIG_VERBS:
+            return [called, AskConfig(known.peer, known.name, message)]
+        if message.verb not in VERBS:
             return [called, AskRegistry(known.peer, known.name, message)]
-        broker = self._broker
-        if message.verb == "status":
-            view = status(broker, now)
-            facts = tuple((name, str(value)[:256]) for name, value in view.model_dump().items())
+        perform, takes = VERBS[message.verb]
+        arguments = dict(message.arguments)
+        odd = sorted(set(arguments) - takes)
+        if odd:
+            told = Told(problem=f"{message.verb} takes no {odd[0]!r}.")
+        elif message.page and message.verb not in READS:
+            told = Told(problem=f"{message.verb} has no further pages.")
         else:
-            broker.paused = message.verb == "pause"
-            facts = (("paused", "yes" if broker.paused else "no"),)
-        reply = m.Reply(request=message.request, facts=facts)
-        return [called, NoteCall(known.peer, known.name, message), Send(known.peer.connection, reply)]
+            told = perform(self._broker, arguments, now)
+        outcome = f"refused: {told.problem}"[:OUTCOME_CHARS] if told.problem else "done"
+        logged = [NoteCall(known.peer, known.name, message, outcome)] if not message.page else []
+        return [called, *logged, *told.effects, Send(known.peer.connection, reply_of(message, told))]
 
     def enrol(self, peer: Peer, message: m.Enrol) -> list[Effect]:
         """A key that wants to be let in. No HELLO goes before it: the connection is an invite's, not a peer's."""
@@ -50,3 +63,23 @@ class Asking:
         for lease in [lease for lease in broker.leases.current() if lease.row.key in keys]:
             broker.end_lease(lease)
         return broker.settle([], now)
+
+
+def reply_of(request: m.Admin, told: Told) -> m.Reply:
+    """The page of an answer that was asked for."""
+    rows = [tuple(cell[:CELL_CHARS] for cell in row) for row in told.rows]
+    groups = list(pages(rows, _row_bytes, PAGE_BYTES)) or [[]]
+    number = min(request.page, len(groups) - 1)
+    return m.Reply(
+        request=request.request,
+        facts=told.facts,
+        columns=told.columns,
+        rows=tuple(groups[number]),
+        problem=told.problem[:1000],
+        page=number,
+        pages=len(groups),
+    )
+
+
+def _row_bytes(row: tuple[str, ...]) -> int:
+    return max(sum(len(cell.encode("utf-8", "replace")) + 3 for cell in row) + 3, LEAST_ROW_BYTES)

@@ -37,7 +37,7 @@ class Claims:
     """What has been said against items that are neither done nor given up."""
 
     def __init__(self, max_attempts: int) -> None:
-        self._max_attempts = max_attempts
+        self.max_attempts = max_attempts
         self._said: dict[tuple[int, int], dict[int, list[tuple[str, str]]]] = {}
         self._again: OrderedDict[Place, None] = OrderedDict()
 
@@ -56,8 +56,8 @@ class Claims:
         attempts = sum(what != NOTHING for _, what in said)
         final = (
             len(set(item_faults)) > 1
-            or len(item_faults) >= self._max_attempts
-            or attempts >= self._max_attempts * NOT_THE_ITEM_FACTOR
+            or len(item_faults) >= self.max_attempts
+            or attempts >= self.max_attempts * NOT_THE_ITEM_FACTOR
         )
         if not final:
             self._again[place] = None
@@ -89,6 +89,25 @@ class Claims:
         if (contributor, NOTHING) not in said:
             said.append((contributor, NOTHING))
         self._again[place] = None
+
+    def _waiting(self, reason: str | None) -> list[Place]:
+        """What waits to be tried again; ``reason``: only where somebody blamed this (``item``, ``worker``, …)."""
+        return [
+            place
+            for place in self._again
+            if reason is None or any(fault == reason for _, fault in self._said[place[:2]][place[2]])
+        ]
+
+    def count(self, reason: str | None) -> int:
+        """How many items ``forgive`` would."""
+        return len(self._waiting(reason))
+
+    def forgive(self, reason: str | None) -> int:
+        """What was said against items that wait to be tried again is forgotten; their attempts count from none."""
+        chosen = self._waiting(reason)
+        for place in chosen:
+            self._said[place[:2]][place[2]] = [("", NOTHING)]
+        return len(chosen)
 
     def clear(self, place: Place) -> None:
         """The item is done or given up."""

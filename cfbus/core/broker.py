@@ -17,10 +17,12 @@ from dataclasses import replace
 from cfbus.bus import messages as m
 from cfbus.bus.fields import MAX_RANGES, PAGE_BYTES
 from cfbus.bus.messages import Role
+from cfbus.core.adopting import adopt
 from cfbus.core.asking import Asking
 from cfbus.core.blame import Claims
 from cfbus.core.catchup import CatchUp
-from cfbus.core.effects import Connection, Effect, LeaseRow, Note, Peer, SaveLease, Send, Stop
+from cfbus.core.configuring import Configuring
+from cfbus.core.effects import Connection, Effect, LeaseRow, Leave, Note, Peer, SaveLease, Send, Stop
 from cfbus.core.feeding import Feeding
 from cfbus.core.granting import Granting
 from cfbus.core.history import History
@@ -30,6 +32,7 @@ from cfbus.core.pages import entry_bytes, pages
 from cfbus.core.passes import Pass, Shards
 from cfbus.core.ranges import RangeSet
 from cfbus.core.state import Counts, PeerState, Remembered, Rules, WriterState
+from cfbus.core.story import Line, Story
 from cfbus.core.verdicts import Verdicts
 
 WRITER_SILENT_SECONDS = 3.0
@@ -55,6 +58,7 @@ class Broker:
         self.position = remembered.position
         self.wall = 0
         self.paused = False
+        self.ending = ""  # what an admin wants to be waited for: `done`, `drained`
         self.ready = False  # true from the first catch-up on: only then are leases known
         self.counts = Counts(granted=remembered.granted)
         self.last_ended: deque[tuple[LeaseRow, int]] = deque(maxlen=LAST_ENDED)
@@ -64,6 +68,7 @@ class Broker:
         self._stopped_at: float | None = now
         self._unsaved: dict[str, LeaseRow] = {}
         self.history = History()
+        self.story = Story()
         self.tally = m.Tally(slots=(), credits=(), contributors=0, unsealed_bytes=0)
         self.remembered = remembered.leases
         self.granting = Granting(self)
@@ -71,6 +76,7 @@ class Broker:
         self.catchup = CatchUp(self)
         self.joining = Joining(self)
         self.asking = Asking(self)
+        self.configuring = Configuring(self, remembered)
         self.feeding = Feeding(self)
 
     # ------------------------------------------------------------------ events
@@ -108,8 +114,6 @@ class Broker:
                 return self.verdicts.failed(known, message)
             case m.Release():
                 return self._release(known, message, now)
-            case m.Allowed():
-                return self.feeding.allowed(known, message, now)
             case m.Drain():
                 known.draining = True
                 self.granting.forget(known.peer.connection)
@@ -118,8 +122,15 @@ class Broker:
                 return self.joining.leave(known, now)
             case m.Admin():
                 return self.asking.admin(known, message, now)
+            case m.Allowed():
+                return self.feeding.allowed(known, message, now)
             case _:
-                return self._from_writer(known, message, payload, now)
+                return self._answers(known, message, payload, now)
+
+    def _answers(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:
+        if isinstance(message, m.Applied):
+            return self.configuring.applied(known, message)
+        return self._from_writer(known, message, payload, now)
 
     def _from_writer(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:
         if self.writer is None or self.writer.connection != known.peer.connection:
@@ -146,10 +157,13 @@ class Broker:
         effects = self.joining.lose_silent(now)
         self._run_clocks(now)
         effects += [*self.granting.ask_listing_again(now), *self.catchup.ask_again(now), *self.feeding.tick(now)]
+        effects += self.configuring.tick(now)
         if self._stopped_at is None:
             for lease in self.leases.expired(now):
                 self.counts.notice("lease.expired")
-                effects.append(self._note_lease("lease.expired", lease))
+                facts = (("job", lease.row.job), ("contributor", lease.row.contributor))
+                effects.append(Note("lease.expired", facts))
+                self.tell(lease.row, lease.row.start, lease.row.end, "lease expired")
                 self.end_lease(lease)
         if self.ready:  # what was done before is no speed of ours
             self.history.sample(now, self.done_items)
@@ -159,6 +173,7 @@ class Broker:
         """When ``tick`` has something to do, at the latest."""
         times = [state.heard + self.joining.silence for state in self.peers.values()]
         times += [*self.granting.deadlines(), *self.catchup.deadlines(), *self.feeding.deadlines()]
+        times += self.configuring.deadlines()
         lease = self.leases.next_deadline()
         if lease is not None and self._stopped_at is None:
             times.append(lease)
@@ -299,6 +314,11 @@ class Broker:
     def save(self, row: LeaseRow) -> None:
         """The ledger should keep the lease as it is now, before anything that follows from it is sent."""
         self._unsaved[row.lease] = row
+        self.tell(row, row.start, row.end, "leased" if row.current else "lease ended")
+
+    def tell(self, row: LeaseRow, start: int, end: int, what: str) -> None:
+        """For the story of a shard."""
+        self.story.tell(row.shard, Line(self.wall, row.pass_number, start, end, what, f"{row.contributor} {row.job}"))
 
     def free(self, lease: LeaseState, pairs: Iterable[tuple[int, int]]) -> None:
         """These items of the lease have no holder: free, or, if they were accused, waiting to be tried again."""
@@ -323,39 +343,16 @@ class Broker:
         if any(isinstance(effect, Stop) for effect in effects):
             return effects
         self._run_clocks(now)
-        self.adopt_remembered(now)
+        adopt(self, now)
         effects += [*self.catchup.ask_for_work(now), *self.granting.serve(now), *self.feeding.settle()]
         saves = [SaveLease(row) for row in self._unsaved.values()]
         self._unsaved.clear()
-        return [*saves, *effects]
+        return [*self.configuring.unsaved(), *saves, *effects, *self._leave()]
 
-    def adopt_remembered(self, now: float) -> None:
-        """Leases from before a restart get a full time to live, once their pass is known again."""
-        if self.ready or self.writer is None or not self.writer.caught_up:
-            return
-        self.ready = True
-        for row in self.remembered:
-            walk = self.passes.get(row.pass_number)
-            if walk is None or row.shard >= len(self.shards) or row.end > self.shards.lengths[row.shard]:
-                continue
-            if walk.shard_complete(row.shard):
-                self.leases.add_complete(row)
-                continue
-            undone = RangeSet(walk.undone_in(row.shard, [(row.start, row.end)]))
-            current = row.current and bool(undone) and not self._overlaps(row, undone)
-            connection = self.routes.get(row.instance)
-            deadline = now + self.rules.lease_seconds
-            if current != row.current:
-                row = replace(row, current=current)
-                self.save(row)
-            self.leases.add(LeaseState(row, connection, deadline, now, undone, progressed=now, current=current))
-            if current:
-                walk.hold(row.shard, undone)
-        self.remembered = ()
-
-    def _overlaps(self, row: LeaseRow, undone: RangeSet) -> bool:
-        same = (other for other in self.leases.at(row.pass_number, row.shard) if other.current)
-        return any(other.row.backup == row.backup and other.undone.within(a, b) for other in same for a, b in undone)
+    def _leave(self) -> list[Effect]:
+        done = self.ending == "done" and self.finished and self.catchup.sealed
+        drained = self.ending == "drained" and not self.leases.current()
+        return [Leave()] if done or drained else []
 
     def _run_clocks(self, now: float) -> None:
         """Lease clocks stand still while nothing can become durable: from when the writer was last heard."""
@@ -368,9 +365,6 @@ class Broker:
             self._stopped_at = None
         elif not flowing and self._stopped_at is None:
             self._stopped_at = writer.heard if writer is not None else now
-
-    def _note_lease(self, event: str, lease: LeaseState) -> Note:
-        return Note(event, (("job", lease.row.job), ("contributor", lease.row.contributor)))
 
     @property
     def done_items(self) -> int:

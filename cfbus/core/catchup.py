@@ -18,6 +18,7 @@ from cfbus.core.effects import Connection, DropLeases, Effect, Note, SavePositio
 from cfbus.core.passes import Pass
 from cfbus.core.records import contributors, jobs
 from cfbus.core.state import WriterState
+from cfbus.core.story import Line
 
 if TYPE_CHECKING:
     from cfbus.core.broker import Broker
@@ -55,6 +56,11 @@ class CatchUp:
         """Slots of the configuration that no pass has yet."""
         covered = {slot for walk in self._broker.passes.values() for slot in walk.slots}
         return tuple(slot.name for slot in self._broker.rules.spec.slots if slot.name not in covered)
+
+    @property
+    def opening(self) -> tuple[str, ...]:
+        """Slots for which the writer was asked to open a pass, and has not said that it did."""
+        return tuple(slot for task in self._tasks.values() if task.kind == "open-pass" for slot in task.slots)
 
     def counted(self, message: m.Tally) -> list[Effect]:
         """What captions are like; only shown."""
@@ -241,6 +247,11 @@ class CatchUp:
             broker.counts.refuse_result("not-stored")
             return [Note("result.refused", (("why", stored.reason), ("instance", stored.instance)))]
         broker.counts.duplicates += stored.status == "duplicate"
+        if stored.ranges and stored.status == "stored":
+            start, end = stored.ranges[0][0], stored.ranges[-1][1]
+            route = broker.peers.get(broker.routes.get(stored.instance))
+            who = route.name if route is not None else stored.instance
+            broker.story.tell(stored.shard, Line(broker.wall, stored.pass_number, start, end, "stored", who))
         return self._mark_done(stored.pass_number, stored.shard, stored.ranges)
 
     def _done_elsewhere(self, message: m.Commit, now: float) -> list[Effect]:

@@ -70,12 +70,22 @@ class SaveLease:
 
 
 @dataclass(frozen=True, slots=True)
+class AskConfig:
+    """An admin asks about the configuration, or wants it read again; the shell answers."""
+
+    peer: Peer
+    who: str
+    request: Admin
+
+
+@dataclass(frozen=True, slots=True)
 class NoteCall:
     """An admin's call that the core has dealt with: a line in the audit log, durable before the answer is sent."""
 
     peer: Peer
     name: str
     request: Admin
+    outcome: str = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +121,25 @@ class SavePosition:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveGeneration:
+    """The number of the configuration that holds, and the hash of its spec: known before any peer is told."""
+
+    generation: int
+    spec: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Going on would break a promise or make no sense. The shell ends with this exit code and sentence."""
 
     sentence: str
     hint: str = ""
     exit_code: int = 78
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """What an admin wanted to be waited for has come: the broker's shell ends, well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +232,9 @@ Effect = (
     | SaveLease
     | DropLeases
     | SavePosition
+    | SaveGeneration
+    | AskConfig
+    | Leave
     | Stop
     | StartTask
     | ReadListing

@@ -78,9 +78,13 @@ class Holding:
         return [ReadFrom(message.lease, message.feeder)] if message.feeder is not None else []
 
     def begin(self, count: int, use: Use) -> list[WorkItem]:
-        """Up to ``count`` items to read and caption now."""
+        """Up to ``count`` items to read and caption now. What has slots that ``use`` has no prompts for waits for a
+        spec that has."""
         items: list[WorkItem] = []
+        prompts = {slot.name for slot in use.spec.slots}
         for held in self._held.values():
+            if not prompts.issuperset(held.grant.slots):
+                continue
             while held.todo and len(items) < count:
                 start, end = held.todo.first() or (0, 0)
                 end = min(end, start + count - len(items))

@@ -61,6 +61,7 @@ class Joining:
         if peer.role is Role.WORKER:
             lost = self._take_up(state, message, now)
             broker.routes[message.instance] = peer.connection
+            broker.configuring.told(peer.connection, now)
             effects.append(Note("worker.joined", (("worker", message.name), ("contributor", peer.contributor))))
         return [self.welcome(state, lost), *effects]
 
@@ -87,6 +88,7 @@ class Joining:
             spec=broker.rules.spec if state.peer.role is Role.WORKER else None,
             lost=lost,
             key_expires=state.peer.key_expires,
+            now=broker.wall,
         )
         return Send(state.peer.connection, welcome)
 
@@ -139,6 +141,7 @@ class Joining:
         broker = self._broker
         broker.peers.pop(connection, None)
         broker.granting.forget(connection)
+        broker.configuring.forget(connection)
         for instance in [instance for instance, route in broker.routes.items() if route == connection]:
             del broker.routes[instance]
         if broker.writer is not None and broker.writer.connection == connection:

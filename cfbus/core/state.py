@@ -35,6 +35,8 @@ class Remembered:
     position: int = 0
     leases: tuple[LeaseRow, ...] = ()
     granted: int = 0
+    generation: int = 0
+    spec: str = ""
 
 
 @dataclass(eq=False)
@@ -53,6 +55,7 @@ class PeerState:
     draining: bool = False
     reads: bool = True
     feeds_at: str = ""
+    answer: m.Applied | None = None  # what it said of the newest generation that it told of
     figures: m.Heartbeat = NO_FIGURES  # what it told last of engine and GPUs; for those who watch, never for leases
 
 

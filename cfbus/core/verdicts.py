@@ -62,6 +62,8 @@ class Verdicts:
         verdict = broker.claims.accuse(place, contributor, item.reason, item.fault, item.detail)
         if held_by_others and verdict is None:
             broker.claims.wait_for_holder(place)
+        end = "given up" if verdict else "failed"
+        broker.tell(row, item.index, item.index + 1, f"{end}: {item.reason}")
         note = Note(
             "item.failed",
             (("job", row.job), ("index", item.index), ("reason", item.reason), ("final", verdict is not None)),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from cfbus.bus import messages as m
 from cfbus.bus.fields import MAX_RANGES, RESULT_SPLIT_BYTES
@@ -57,6 +58,7 @@ class Worker:
         self._window = m.MAX_FRAME_BYTES
         self._number = 0
         self._use: Use | None = None
+        self._answer: m.Applied | None = None
         self._welcomed = False
         self._hello_at = now + HELLO_SECONDS  # the first comes with the connection
         self._renew_at = now
@@ -151,6 +153,8 @@ class Worker:
         match message:
             case m.Welcome():
                 return self._welcome(message, now)
+            case m.Config():
+                return self._take(message.spec, message.generation)
             case m.Grant():
                 return self._grant(message, payload)
             case m.Wait():
@@ -191,11 +195,26 @@ class Worker:
         effects: list[Effect] = [Note("bus.welcomed", (("dataset", message.dataset),))]
         for lease in message.lost:
             effects += self._held.lose(lease)
-        if message.spec is not None and (self._use is None or not self._use.same(message.spec, message.generation)):
-            self._use = Use(message.spec, message.generation)
-            self._rate.forget()
-            effects.append(UseSpec(message.spec, message.generation))
+        if message.spec is not None:
+            effects += self._take(message.spec, message.generation)
         return effects + self._results.send_all(now)
+
+    def _take(self, spec: m.Spec, generation: int) -> list[Effect]:
+        """By this from the next item on; what was told before is answered again, for the answer may be lost."""
+        before = self._use
+        if before is not None and before.same(spec, generation):
+            return [Send(BROKER, self._answer)] if self._answer is not None else []
+        self._use, self._answer = Use(spec, generation), None
+        if before is None or before.spec != spec:
+            self._rate.forget()
+        return [UseSpec(spec, generation)]
+
+    def applied(self, outcome: Literal["applied", "engine", "refused"], reason: str = "") -> list[Effect]:
+        """The shell has done with the newest spec what it could; the broker is told."""
+        if self._use is None:
+            return []
+        self._answer = m.Applied(generation=self._use.generation, outcome=outcome, reason=reason[:1024])
+        return [Send(BROKER, self._answer)] if self._welcomed else []
 
     def _grant(self, message: m.Grant, payload: bytes) -> list[Effect]:
         self._asked_at = None

@@ -1,6 +1,7 @@
 """The broker's ledger: what makes a restart quick, and disposable.
 
-It keeps the leases that are remembered and the store's id and last position. Deleting it costs nothing but work: late
+It keeps the leases that are remembered, the store's id and last position, and the number of the configuration.
+Deleting it costs nothing but work: late
 results of leases that nobody remembers are refused, and the position is no longer checked against the store's.
 
 SQLite in WAL mode with ``synchronous=NORMAL``: a power cut may lose the last changes, never the order of them.
@@ -15,12 +16,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cfbus.core.effects import DropLeases, Effect, LeaseRow, SaveLease, SavePosition
+from cfbus.core.effects import DropLeases, Effect, LeaseRow, SaveGeneration, SaveLease, SavePosition
 from cfbus.core.state import Remembered
 from cfbus.errors import StoreInUseError, StoreMismatchError
 from cfbus.store.durable import disk_errors, keep_log, sqlite_errors
 
 VERSION = 1
+Kept = DropLeases | SaveGeneration | SaveLease | SavePosition
+"""The effects that change a ledger."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS leases (
     lease TEXT PRIMARY KEY, job TEXT NOT NULL, pass_number INTEGER NOT NULL, shard INTEGER NOT NULL,
@@ -59,11 +62,14 @@ class Ledger:
             facts = dict(self._database.execute("SELECT name, value FROM facts").fetchall())
         leases = tuple(_lease(row) for row in rows)
         self._granted = int(facts.get("granted", 0))
-        return Remembered(facts.get("store_id", ""), int(facts.get("position", 0)), leases, self._granted)
+        return Remembered(
+            facts.get("store_id", ""), int(facts.get("position", 0)), leases, self._granted,
+            int(facts.get("generation", 0)), facts.get("spec", ""),
+        )  # fmt: skip
 
     def apply(self, effects: Iterable[Effect]) -> None:
         """Keep what these effects say, in one transaction; other effects are passed over."""
-        changes = [effect for effect in effects if isinstance(effect, SaveLease | DropLeases | SavePosition)]
+        changes = [effect for effect in effects if isinstance(effect, Kept)]
         if not changes:
             return
         positions = [change for change in changes if isinstance(change, SavePosition)]
@@ -73,7 +79,7 @@ class Ledger:
             for change in changes:
                 self._apply(change)
 
-    def _apply(self, change: SaveLease | DropLeases | SavePosition) -> None:
+    def _apply(self, change: Kept) -> None:
         match change:
             case SaveLease(row):
                 values = (
@@ -89,6 +95,9 @@ class Ledger:
             case SavePosition(store_id, position):
                 self._fact("store_id", store_id)
                 self._fact("position", str(position))
+            case SaveGeneration(generation, spec):
+                self._fact("generation", str(generation))
+                self._fact("spec", spec)
 
     def _fact(self, name: str, value: str) -> None:
         self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))

@@ -228,7 +228,9 @@ class Registry:
         """
         started = max(now, self._newest())
         entries = [
-            KeyEntry(row.public, row.role, _dated(row, started, now), row.contributor_id, row.name, row.not_after)
+            KeyEntry(
+                row.public, row.role, _dated(row, started, now), row.contributor_id, row.name, row.not_after, row.reason
+            )
             for row in self.keys()
         ]
         entries += [

@@ -139,9 +139,10 @@ def _prepare(path: Path, database: sqlite3.Connection) -> None:
                 f"The registry {path} was written by a newer cfbus (format {version}; this one knows {VERSION}).",
                 "Install that version, or name another store.",
             )
-        for statement in (each for added in _FORMATS[version:] for each in added):
-            database.execute(statement)
-        database.execute(f"PRAGMA user_version = {VERSION}")
+        if version < VERSION:
+            for statement in (each for added in _FORMATS[version:] for each in added):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {VERSION}")
     database.execute("PRAGMA journal_mode = WAL")
     (health,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if health != "ok":

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 from abuse.curve import Raw, announced, command, dial, frame, greeting
@@ -63,7 +64,7 @@ def _until(stage: str) -> Callable[[Raw], Raw]:
     return steps[stage]
 
 
-GARBAGE = {
+GARBAGE: dict[str, Callable[[], bytes]] = {
     "command": lambda: command(DICE.randbytes(40)),
     "message": lambda: frame(DICE.randbytes(300)),
     "long command": lambda: frame(b"\5HELLO" + bytes(194), 6),
@@ -154,7 +155,8 @@ def test_frames_announced_larger_than_any(bus: Bus, stage: str, size: int) -> No
             raw.put(announced(size))
             raw.put(bytes(1000))
             if size < 1 << 34 and stage != "in":
-                raw.tcp.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # it may be hung up on already
+                    raw.tcp.shutdown(socket.SHUT_WR)
             assert raw.ended()
 
     bus.survives(attack, NEVER)
@@ -183,7 +185,7 @@ def test_flipped_bits_over_hello(bus: Bus) -> None:
     def attack(bus: Bus) -> None:
         for at in places:
             with bus.raw(bus.honest_pair) as raw:
-                raw.greet().hello(lambda body, at=at: _flipped(body, at))  # type: ignore[misc]
+                raw.greet().hello(partial(_flipped, at=at))
                 assert raw.ended()
 
     bus.survives(attack, NEVER, len(places))
@@ -196,7 +198,7 @@ def test_a_short_and_a_long_hello(bus: Bus) -> None:
                 raw.greet().hello(wrong)
                 assert raw.ended()
 
-    bus.survives(attack, "handshake.malformed-command-hello", 3)
+    bus.survives(attack, NEVER, 4)
 
 
 def test_flipped_bits_over_initiate(bus: Bus) -> None:
@@ -205,7 +207,7 @@ def test_flipped_bits_over_initiate(bus: Bus) -> None:
     def attack(bus: Bus) -> None:
         for at in places:
             with bus.raw(bus.honest_pair) as raw:
-                raw.greet().hello().welcome().initiate(lambda body, at=at: _flipped(body, at))  # type: ignore[misc]
+                raw.greet().hello().welcome().initiate(partial(_flipped, at=at))
                 assert _refused(raw)
 
     bus.survives(attack, NEVER, len(places))
@@ -219,18 +221,18 @@ def test_somebody_elses_vouch(bus: Bus) -> None:
             raw.greet().hello().welcome().initiate()
             assert _refused(raw)
 
-    bus.survives(attack, "handshake.cryptographic")
+    bus.survives(attack, NEVER)
 
 
-# libzmq does not hang up then, but hears nothing more; the guard cuts who is silent.
 @pytest.mark.parametrize("at", [0, 8, 15, 16, 20, -1])
 def test_a_message_that_was_changed_on_the_way(bus: Bus, at: int) -> None:
     def attack(bus: Bus) -> None:
         for _ in range(6):
             with bus.client(bus.honest_pair) as peer:
                 peer.raw.put(peer.raw.sealed(b"CFB\1", more=True, mangle=lambda body: _flipped(body, at)))
+                assert peer.raw.ended()
 
-    bus.survives(attack, "handshake.cryptographic" if at else "handshake.unexpected-command", 6)
+    bus.survives(attack, "connection.broke-off", 6)
 
 
 def test_a_message_that_comes_twice(bus: Bus) -> None:
@@ -240,8 +242,9 @@ def test_a_message_that_comes_twice(bus: Bus) -> None:
         with bus.client(bus.honest_pair) as peer:
             sealed = peer.raw.sealed(b"CFB\1", more=True)
             peer.raw.put(sealed + sealed)
+            assert peer.raw.ended()
 
-    bus.survives(attack, "handshake.invalid-sequence")
+    bus.survives(attack, "connection.broke-off")
 
 
 @pytest.mark.parametrize(
@@ -280,10 +283,10 @@ def test_other_mechanisms(bus: Bus, mechanism: bytes) -> None:
     def attack(bus: Bus) -> None:
         for _ in range(20):
             with bus.raw(bus.honest_pair) as raw:
-                raw.greet(mechanism)
+                raw.put(greeting(mechanism))
                 assert raw.ended()
 
-    bus.survives(attack, "handshake.mechanism-mismatch", 20)
+    bus.survives(attack, NEVER, 20)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Mapping
 
 import pytest
 import zmq
@@ -14,12 +15,12 @@ from cfbus.bus import messages as m
 SOMEBODY = "0123456789abcdef"
 
 
-def result(peer: Client, grant: m.Grant, payload: bytes, number: int = 1, **changed: object) -> m.Result:
+def result(peer: Client, grant: m.Grant, payload: bytes, changed: Mapping[str, object] = {}) -> m.Result:
     """A RESULT of the first item of a lease, but for this."""
     fields: dict[str, object] = {
         "lease": grant.lease,
         "instance": peer.instance,
-        "number": number,
+        "number": 1,
         "ranges": ((grant.start, grant.start + 1),),
         "size": len(payload),
         "crc": zlib.crc32(payload),
@@ -77,10 +78,8 @@ def test_another_role_than_the_keys(bus: Bus) -> None:
 
 
 def test_the_instance_of_another(bus: Bus) -> None:
-    key = bus.key()
-
     def attack(bus: Bus) -> None:
-        with bus.client(bus.honest_pair) as ann, bus.client(key, join=False) as mallory:
+        with bus.client(bus.honest_pair) as ann, bus.client(join=False) as mallory:
             mallory.say(m.Hello(role=m.Role.WORKER, instance=ann.instance, software="t", name="n"))
             assert mallory.error() == "instance"
 
@@ -95,7 +94,7 @@ def test_results_of_leases_that_are_not_ones_own(bus: Bus) -> None:
         with bus.client(bus.honest_pair) as ann, bus.client(key) as mallory:
             grant = ann.lease()
             for changed in ({}, {"lease": SOMEBODY}, {"instance": ann.instance}):
-                reason = refused(mallory, result(mallory, grant, b"x", **changed), b"x")
+                reason = refused(mallory, result(mallory, grant, b"x", changed), b"x")
                 assert reason == "no such lease of yours"
 
     bus.survives(attack, "result.no-such-lease-of-yours", 3)
@@ -113,7 +112,7 @@ def test_results_that_are_not_as_leased(bus: Bus, changed: dict[str, object], co
     def attack(bus: Bus) -> None:
         with bus.client() as peer:
             grant = peer.lease()
-            assert refused(peer, result(peer, grant, b"x", **changed), b"x")
+            assert refused(peer, result(peer, grant, b"x", changed), b"x")
 
     bus.survives(attack, counter)
 
@@ -134,7 +133,7 @@ def test_payloads_that_lie(bus: Bus, payload: bytes) -> None:
     def attack(bus: Bus) -> None:
         with bus.client() as peer:
             assert refused(peer, result(peer, peer.lease(), payload), payload)
-            assert refused(peer, result(peer, peer.lease(), payload, crc=1), payload)
+            assert refused(peer, result(peer, peer.lease(), payload, {"crc": 1}), payload)
 
     bus.survives(attack, "result.not-stored", 2)
     assert bus.writer.process.poll() is None

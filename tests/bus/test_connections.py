@@ -138,6 +138,27 @@ def test_keys_that_are_not_admitted_any_more_are_cut_and_no_others(bench: Bench)
     watch.close()
 
 
+def test_who_is_closing_is_told_once_and_cut_later(bench: Bench) -> None:
+    watch = PeerWatch(bench.router)
+    (_, first, one), (_, second, other) = bench.enter(), bench.enter()
+    watch.delivered([one, other])
+
+    def all_but_one(public: bytes) -> bool:
+        return public != one.user_id
+
+    assert watch.closing(lambda public: True) == {}
+    assert watch.closing(all_but_one) == {one.routing_id: one.user_id}
+    assert watch.closing(all_but_one) == {}
+    assert Connection.DISCONNECTED not in first.read(time.monotonic())
+    # Let in again meanwhile, and put out anew: that is news.
+    assert watch.closing(lambda public: True) == {}
+    assert watch.closing(all_but_one) == {one.routing_id: one.user_id}
+    assert watch.cut_keys(all_but_one) == [one.routing_id]
+    until(first, Connection.DISCONNECTED)
+    assert Connection.DISCONNECTED not in second.read(time.monotonic())
+    watch.close()
+
+
 def test_a_key_is_known_by_every_connection_that_it_has(bench: Bench) -> None:
     watch = PeerWatch(bench.router)
     pair = bench.enrol()

@@ -42,6 +42,13 @@ def test_each_changed_letter_is_noticed(at: int) -> None:
         parse_invite(changed)
 
 
+@pytest.mark.parametrize("at", range(len("cfbus-invite1")))
+def test_a_changed_or_cut_beginning_is_damage_too(at: int) -> None:
+    for changed in (LINE[at + 1 :], LINE[:at] + "x" + LINE[at + 1 :]):
+        with pytest.raises(DamagedLineError, match="invite was damaged in copying"):
+            parse_invite(changed)
+
+
 @pytest.mark.parametrize("cut", [1, 2, 9, 40, 200])
 def test_a_cut_line_is_noticed(cut: int) -> None:
     with pytest.raises(DamagedLineError):

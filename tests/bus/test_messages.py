@@ -182,6 +182,8 @@ def test_what_no_role_may_say_only_the_broker_says() -> None:
     unsaid = {kind.TAG for kind in m.MESSAGES} - {kind.TAG for kind in said}
     assert unsaid == {
         "WELCOME",
+        "CONFIG",
+        "ENROLLED",
         "GRANT",
         "WAIT",
         "ALLOW",
@@ -195,7 +197,6 @@ def test_what_no_role_may_say_only_the_broker_says() -> None:
         "INDEX",
         "TASK",
         "REPLY",
-        "ENROLLED",
         "ERROR",
     }
     assert set(m.MAY_SEND) == set(m.Role)

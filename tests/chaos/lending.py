@@ -47,8 +47,8 @@ class Maintainer:
         said: dict[str, int] = json.loads(self.ask("status", "--json"))
         return said
 
-    def key(self, verb: str, mark: str) -> dict[str, int]:
-        said: dict[str, int] = json.loads(self.ask("keys", verb, mark, "--json"))
+    def key(self, verb: str, mark: str, *more: str) -> dict[str, int]:
+        said: dict[str, int] = json.loads(self.ask("keys", verb, mark, "--json", *more))
         return said
 
     def until_done(self, more_than: int) -> int:
@@ -81,6 +81,7 @@ def tell(folder: Path, near: Nest, far: Nest) -> None:
     put_out = maintainer.key("suspend", mark)
     assert put_out["connections_cut"] == 1, put_out
     assert put_out["leases_returned"] >= 1, put_out
+    worker.says("this key is suspended")
     worker.says("the key awaits approval or is suspended")
     assert worker.code is None
     status = maintainer.status()
@@ -89,9 +90,9 @@ def tell(folder: Path, near: Nest, far: Nest) -> None:
 
     maintainer.key("resume", mark)
     maintainer.until_done(status["done"] + 1)
-    put_out = maintainer.key("revoke", mark)
+    put_out = maintainer.key("revoke", mark, "--reason", "the night is over")
     assert put_out["connections_cut"] == 1, put_out
-    assert "it was revoked or has expired" in worker.ends(77)
+    assert "it said: this key was revoked (the night is over)." in worker.ends(77)
     assert maintainer.status()["leased"] == 0
     assert "is there already" in far.start("cfbus.tools.join", f"@{folder / 'invite'}", "--yes", "--dir", me).ends(2)
 

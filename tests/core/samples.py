@@ -7,9 +7,14 @@ from core.bus_rig import instance_of
 from cfbus.bus import messages as m
 
 ANN = instance_of("ann")
+SPEC = m.Spec(
+    hash="e" * 16, engine="scripted", pixel_budget=1, max_pixels=1, slots=(m.Slot(name="a", prompt="p", prompt_id="p"),)
+)
 SAMPLES: dict[type[m.Message], m.Message] = {
     m.Hello: m.Hello(role=m.Role.WORKER, instance=ANN, software="t", name="n"),
     m.Heartbeat: m.Heartbeat(),
+    m.Config: m.Config(generation=2, lease_seconds=1.0, spec=SPEC),
+    m.Applied: m.Applied(generation=1, outcome="applied"),
     m.Bye: m.Bye(),
     m.Lease: m.Lease(want=1, rate=0.0),
     m.Renew: m.Renew(leases=(), unacked_bytes=0, rate=0.0),

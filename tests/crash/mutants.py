@@ -85,7 +85,7 @@ MUTANTS = (
         "the registry is synced only now and then",
         (
             Edit(
-                "store/registry.py",
+                "store/registry_schema.py",
                 'database.execute("PRAGMA synchronous = FULL")',
                 'database.execute("PRAGMA synchronous = NORMAL")',
             ),
@@ -169,7 +169,7 @@ MUTANTS = (
     ),
     Mutant(
         "the registry is believed before it is flushed",
-        (Edit("store/registry.py", "        flush_database(path)\n", ""),),
+        (Edit("store/registry_schema.py", "    flush_database(path)\n", ""),),
         "the key of ",
         workload="store-killed-registry",
     ),

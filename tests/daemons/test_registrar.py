@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from cfbus import runtime
 from cfbus.bus import messages as m
 from cfbus.bus.auth import KeyState
 from cfbus.bus.fields import MAX_HEADER_BYTES
@@ -19,6 +20,7 @@ from cfbus.bus.wire import encode
 from cfbus.core.effects import Peer
 from cfbus.daemons.registrar import Registrar, Rules, closed, microseconds
 from cfbus.errors import DamagedStoreError
+from cfbus.link import KEY_CLOSED
 from cfbus.store.invites import add_invite
 from cfbus.store.registry import Registry
 
@@ -189,3 +191,58 @@ def test_times_fit_a_message() -> None:
     assert microseconds(0.0) == 1
     assert microseconds(1e300) == (1 << 53) - 1
     assert microseconds(1_800_000_000.0) == 1_800_000_000_000_000
+
+
+def test_keys_that_end_soon_are_told_once_a_day(
+    registrar: Registrar, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = in_file(path)
+    with Registry.open(path, create=False) as registry:
+        registry.set_expiry(public, time.time() + 13 * 86_400, who="test", now=time.time())
+        bob = registry.add_contributor("bob", trust=1, who="test", now=time.time())
+        registry.add_key(
+            generate().public, Role.WORKER, bob.contributor_id, "late", who="test", now=time.time(),
+            not_after=time.time() + 30 * 86_400,
+        )  # fmt: skip
+    invited(path)  # which ends in a minute, and is no key to be warned of
+
+    def told() -> list[list[str]]:
+        with structlog.testing.capture_logs() as lines:
+            registrar.reload()
+        return [line["first"] for line in lines if line["event"] == "keys.end-soon"]
+
+    at = runtime.now()
+    assert told() == [], "at the start it was looked through, and there was none"
+    monkeypatch.setattr(runtime, "now", lambda: at + 86_500.0)
+    ((first,),) = told()
+    assert first.startswith("gpu: 20")
+    assert told() == []
+    monkeypatch.setattr(runtime, "now", lambda: at + 2 * 86_500.0)
+    assert len(told()) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (KeyState.REVOKED, "this key was revoked (spam)."),
+        (KeyState.SUSPENDED, "this key is suspended (spam)."),
+        (KeyState.PENDING, "this key waits for approval."),
+    ],
+)
+def test_whose_key_is_closed_is_told_why(registrar: Registrar, path: Path, state: KeyState, said: str) -> None:
+    public = in_file(path)
+    with Registry.open(path, create=False) as registry:
+        registry.set_state(public, state, who="test", now=time.time(), reason="spam")
+    registrar.reload()
+    assert registrar.farewell(public) == m.Error(code=KEY_CLOSED, sentence=said)
+    assert registrar.farewell(generate().public).sentence == "this key is not known here any more."
+
+
+def test_a_key_that_has_ended_is_told_so_without_an_old_reason(registrar: Registrar, path: Path) -> None:
+    public = in_file(path)
+    with Registry.open(path, create=False) as registry:
+        registry.set_state(public, KeyState.SUSPENDED, who="test", now=time.time(), reason="spam")
+        registry.set_state(public, KeyState.ACTIVE, who="test", now=time.time())
+        registry.set_expiry(public, time.time() - 1000, who="test", now=time.time())
+    registrar.reload()
+    assert registrar.farewell(public).sentence == "this key has ended."

@@ -236,6 +236,44 @@ def test_a_key_that_needs_approval_waits_for_it(bus: Bus, told: Told, tmp_path: 
     worker.ends(0, 40.0)
 
 
+def test_a_key_that_is_ended_now_is_out_at_once(bus: Bus, told: Told, tmp_path: Path) -> None:
+    join(told, 0, bus.invite(tmp_path), tmp_path / "me", *MINE)
+    mark = keys.fingerprint(keys.load_public(tmp_path / "me" / "keys" / "worker.key"))
+    worker = bus.terminals._nursery.start("cfbus.daemons.gpu", "--config", tmp_path / "me" / "gpu.yaml")
+    worker.says("bus.welcomed")
+    put_out = json.loads(bus.admin("keys", "expire", mark, "now", "--json"))
+    assert (put_out["keys_closed"], put_out["connections_cut"]) == (1, 1)
+    assert "it said: this key has ended." in worker.ends(77, 30.0)
+    bus.admin("keys", "expire", mark, "10d")
+    (row,) = bus.rows("keys", "show", mark)
+    assert (row["state"], row["mark"]) == ("active", "ends in 10 days")
+    worker = bus.terminals._nursery.start("cfbus.daemons.gpu", "--config", tmp_path / "me" / "gpu.yaml")
+    worker.says("key.ends-soon")
+    worker.signal(signal.SIGTERM)
+    worker.ends(0, 40.0)
+
+
+def test_the_doctor_follows_a_key_through_its_life(bus: Bus, told: Told, tmp_path: Path) -> None:
+    join(told, 0, bus.invite(tmp_path, "--approve"), tmp_path / "me", *MINE)
+    mark = keys.fingerprint(keys.load_public(tmp_path / "me" / "keys" / "worker.key"))
+
+    def doctor(code: int, *more: str) -> dict[str, dict[str, str]]:
+        said = told(code, "cfbus", "doctor", "--config", tmp_path / "me" / "gpu.yaml", "--json", *more)
+        return {each["what"]: each for each in map(json.loads, said.splitlines())}
+
+    assert "waits for approval" in doctor(77, "--no-rate")["this key"]["sentence"]
+    bus.admin("keys", "approve", mark)
+    found = doctor(0, "--set", "captions.engine=scripted")
+    assert {each["verdict"] for each in found.values()} == {"ok"}
+    assert found["project"]["sentence"] == "The bus is scripted's."
+    assert "in 90 days" in found["key's end"]["sentence"]
+    assert "agrees" in found["clock"]["sentence"]
+    assert "images a second" in found["rate"]["sentence"]
+    assert doctor(68, "--no-rate", "--set", "dataset.name=cats")["project"]["verdict"] == "bad"
+    bus.admin("keys", "revoke", mark)
+    assert "does not admit this key" in doctor(77, "--no-rate")["this key"]["sentence"]
+
+
 def test_a_key_by_hand_and_a_join_file(bus: Bus, told: Told, tmp_path: Path) -> None:
     said = told(0, "cfbus", "keygen", tmp_path / "mine")
     line = said.partition("maintainer): ")[2].strip()

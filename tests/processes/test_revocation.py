@@ -68,7 +68,7 @@ def test_a_revoked_worker_ends_and_others_do_its_work(nursery: Nursery, tmp_path
         assert time.monotonic() - began < 10.0
         assert 0 < status.done < ITEMS
         said = gpu.ends(77, 20.0)
-        assert "it was revoked or has expired" in said
+        assert "it said: this key was revoked." in said
         assert keys.fingerprint(keys.load_public(bus.folder / "keys" / "gpu-0.key")) in said
         broker.says("keys.closed")
         # Starting it again changes nothing.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 LINK_MESSAGES = (
-    "HELLO", "WELCOME", "HEARTBEAT", "LEASE", "GRANT", "WAIT", "RENEW", "RENEWED", "RESULT", "COMMIT", "SINCE", "STATE",
-    "ACK", "RESEND", "FAILED", "RELEASE", "INDEX", "LISTED", "TASK", "DONE", "DRAIN", "BYE",
+    "HELLO", "WELCOME", "CONFIG", "APPLIED", "HEARTBEAT", "LEASE", "GRANT", "WAIT", "RENEW", "RENEWED", "RESULT",
+    "COMMIT", "SINCE", "STATE", "ACK", "RESEND", "FAILED", "RELEASE", "INDEX", "LISTED", "TASK", "DONE", "DRAIN", "BYE",
 )  # fmt: skip
 RARE = ("DRAIN", "BYE")
 """Messages of which a few hundred seeds send too few to have each lost, doubled and late."""
@@ -21,6 +21,8 @@ EVENTS = (
     "cut down: writer", "drain", "drain: at once", "left drained", "left in a hurry", "changed nothing: FAILED",
     "changed nothing: RELEASE", "forged: slots", "forged: rows", "forged: utf8", "forged: outside", "forged: foreign",
     "forged: unknown", "forged: origin", "forged: crc", "forged: change", "state of several pages",
+    "reload: prompts", "reload: sizes", "reload: slot", "reload: same", "reload: gone", "reload: refused",
+    "reload: away", "config told again", "caption by an older generation", "generation goes on after a crash",
 )  # fmt: skip
 FED_MESSAGES = ("ALLOW", "ALLOWED", "FORBID")
 FED_EVENTS = (

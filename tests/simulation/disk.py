@@ -14,9 +14,9 @@ Place = tuple[int, int, int]
 PADDING = "."
 
 
-def caption_of(slot: str, shard: int, index: int) -> str:
-    """The one right caption."""
-    return f"{slot} of {shard}/{index}"
+def caption_of(slot: str, shard: int, index: int, generation: int | str) -> str:
+    """The one right caption by the prompts of this generation."""
+    return f"{slot} of {shard}/{index} by {generation}"
 
 
 @dataclass
@@ -55,7 +55,9 @@ class Disk:
                 continue
             got = [text.rstrip(PADDING) for text in texts[at * len(slots) : (at + 1) * len(slots)]]
             assert table.slot_names == slots, f"{place} has other slots"
-            assert got == [caption_of(slot, frame.shard, index) for slot in slots], f"{place} has another's caption"
+            by = table.constants["generation"]
+            right = [caption_of(slot, frame.shard, index, by) for slot in slots]
+            assert got == right, f"{place} has another's caption, or one by another generation: {got}"
 
 
 @dataclass
@@ -65,6 +67,8 @@ class Ledger:
     leases: dict[str, e.LeaseRow] = field(default_factory=dict)
     store: tuple[str, int] = ("", 0)
     granted: int = 0
+    generation: int = 0
+    spec: str = ""
 
     def apply(self, effect: e.Effect) -> bool:
         """Carry out what has to be durable before anything is sent."""
@@ -74,6 +78,8 @@ class Ledger:
         elif isinstance(effect, e.DropLeases):
             for lease in effect.leases:
                 self.leases.pop(lease, None)
+        elif isinstance(effect, e.SaveGeneration):
+            self.generation, self.spec = effect.generation, effect.spec
         elif isinstance(effect, e.SavePosition):
             self.store = (effect.store_id, effect.position)
         else:

@@ -39,6 +39,7 @@ class Faults:
             (plan.disk_full, self._fill_disk),
             (plan.drains / 2 if plan.feeders else 0.0, self._world.feeders.drain_one),
             (1.0 if plan.hostile else 0.0, self._forge),
+            (plan.reloads, self._world.reloads.reload),
         ):
             if rate:
                 self._again(rate, fault)
@@ -123,7 +124,7 @@ class Faults:
         """The maintainer adds a slot and starts the broker again."""
         world = self._world
         world.seen["slot added"] += 1
-        world.slots = (*world.slots, "z")
+        world.reloads.slots = (*world.reloads.slots, "z")
         if world.broker is not None:
             world.crash_broker()
 
@@ -187,7 +188,7 @@ def _origin(pass_number: int, shard: int) -> m.Origin:
 
 
 def _captions(shard: int, indices: list[int], slots: tuple[str, ...]) -> bytes:
-    rows, texts = len(indices), [caption_of(slot, shard, index) for index in indices for slot in slots]
+    rows, texts = len(indices), [caption_of(slot, shard, index, "x") for index in indices for slot in slots]
     table = build(
         "captions",
         rows,

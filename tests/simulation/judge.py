@@ -9,6 +9,7 @@ from simulation.disk import Place
 from simulation.network import Node
 
 from cfbus.bus import messages as m
+from cfbus.bus.wire import decode_table
 from cfbus.core import effects as e
 from cfbus.core.frame import JournalFrame
 from cfbus.core.worker import Worker
@@ -173,6 +174,8 @@ class Judge:
         assert (given.grant.pass_number, given.grant.shard) == (frame.pass_number, frame.shard)
         assert given.grant.start <= frame.ranges[0][0], "items before the lease are stored"
         assert frame.ranges[-1][1] <= given.grant.end, "items after the lease are stored"
+        if frame.table == "captions":
+            self._world.reloads.labelled(decode_table(frame.table, frame.frame).constants)
         broker = self._world.broker
         lease = broker.leases.get(frame.lease) if broker is not None else None
         if lease is not None and not lease.current and frame.table == "captions":
@@ -215,7 +218,7 @@ class Judge:
         missing = [place for place in world.places() if place not in world.disk.items]
         assert not missing, f"never done: {missing[:5]} of {len(missing)}"
         assert len(world.disk.items) == sum(1 for _ in world.places())
-        assert {slot for slots in world.disk.passes for slot in slots} == set(world.slots)
+        assert {slot for slots in world.disk.passes for slot in slots} == world.reloads.ever
         assert self.acked <= world.disk.items
         for node in world.workers:
             assert not isinstance(node.core, Worker) or node.core.unacked == 0, f"{node.name} has unacked results"

@@ -164,7 +164,7 @@ MUTANTS = (
                 "if lease is None or lease.row.instance != message.instance:",
             ),
         ),
-        (103, 142, 31, 64, 98),
+        (12, 35, 197, 205, 219, 324),
         "",
     ),
     Mutant(
@@ -258,7 +258,7 @@ MUTANTS = (
     ),
     Mutant(
         "remembered leases are not taken up",
-        (Edit("core/broker.py", "for row in self.remembered:", "for row in ():"),),
+        (Edit("core/adopting.py", "for row in broker.remembered:", "for row in ():"),),
         (26, 64, 75),
         "refused",
     ),
@@ -277,7 +277,7 @@ MUTANTS = (
                 "return True",
             ),
         ),
-        (90, 123, 139),
+        (15, 57, 118, 120, 139, 161),
         "refused",
     ),
     Mutant(
@@ -295,7 +295,7 @@ MUTANTS = (
     Mutant(
         "who helped becomes a primary beside another",
         (Edit("core/leases.py", "and not state.row.backup and self._is_alone(other):", "and not state.row.backup:"),),
-        (76, 94, 102, 108),
+        (4, 48, 104, 138, 141, 162),
         "",
     ),
     Mutant(
@@ -311,9 +311,51 @@ MUTANTS = (
         "does not end",
     ),
     Mutant(
+        "a generation is not remembered",
+        (Edit("core/configuring.py", "return [SaveGeneration(*now)]", "return []"),),
+        (6, 10, 19, 22, 26, 33),
+        "a generation is given twice",
+    ),
+    Mutant(
+        "a new configuration is told once",
+        (Edit("core/configuring.py", "effects.append(self._tell(state, now))", "pass"),),
+        (6, 8, 10, 55, 88, 113),
+        "does not end",
+    ),
+    Mutant(
+        "a slot goes while items wait for its captions",
+        (Edit("core/configuring.py", "if slot in going\n", "if False\n"),),
+        (7, 8, 10, 13, 14, 17),
+        "does not end",
+    ),
+    Mutant(
+        "a slot goes before it is known what is done",
+        (Edit("core/configuring.py", "if going and (", "if False and ("),),
+        (7, 8, 14, 17, 27, 37),
+        "does not end",
+    ),
+    Mutant(
+        "what was begun by one generation is labelled with the next",
+        (
+            Edit(
+                "core/worker.py",
+                "use = held.in_flight.pop(outcome.index)",
+                "use = held.in_flight.pop(outcome.index) and self._use",
+            ),
+        ),
+        (6, 10, 13, 16, 17, 18),
+        "by another generation",
+    ),
+    Mutant(
+        "an item is begun though there is no prompt for it",
+        (Edit("core/holding.py", "if not prompts.issuperset(held.grant.slots):", "if False:"),),
+        (240,),
+        "without a prompt",
+    ),
+    Mutant(
         "two passes are opened at a time",
         (Edit("core/tasks.py", 'ONE_AT_A_TIME = ("scan", "open-pass")', "ONE_AT_A_TIME = ()"),),
-        (10, 123, 636, 681),
+        (15, 500, 657, 670),
         "have a pass already",
     ),
 )

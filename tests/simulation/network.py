@@ -46,6 +46,8 @@ class Node:
     zombie: bool = False
     hostile: bool = False
     reads: bool = True  # the source, by itself
+    generation: int = 0  # by which it captions what it begins
+    prompts: frozenset[str] = frozenset()  # the slots that it knows how to ask for
 
     @property
     def connection(self) -> tuple[str, int]:

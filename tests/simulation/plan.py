@@ -47,6 +47,7 @@ class Plan:
     page_bytes: int
     feeders: int
     far: frozenset[int]  # the workers that cannot read the source
+    reloads: float = 0.0
 
     @property
     def zombie_for_ever(self) -> bool:
@@ -97,4 +98,5 @@ class Plan:
             page_bytes=rng.choice([100, PAGE_BYTES]),
             feeders=rng.randint(1, 3) if fed else 0,
             far=frozenset(rng.sample(range(workers), rng.randint(1, workers))) if fed else frozenset(),
+            reloads=rng.choice([0.0, 0.1, 2.0]),
         )

@@ -96,7 +96,11 @@ class Shells:
                 world.feeders.read_from(node, effect)
             case e.Forget():
                 world.feeders.forget(node, effect)
-            case e.Abandon() | e.UseSpec():
+            case e.UseSpec(spec, generation):
+                node.generation, node.prompts = generation, frozenset(slot.name for slot in spec.slots)
+                assert isinstance(node.core, Worker)
+                world.node_effects(node, node.core.applied("applied"))
+            case e.Abandon():
                 pass
             case _:
                 raise AssertionError(f"{node.name} gave up: {effect}")
@@ -177,15 +181,17 @@ class Shells:
         world.judge.window(node, core)
         for item in core.next_items(CONCURRENCY - core.in_flight):
             world.seen["captioned"] += 1
+            assert node.prompts.issuperset(item.slots), "an item is begun without a prompt for each slot"
             wait = world.rng.expovariate(1.0) * node.speed
-            world.later(wait, lambda item=item, life=node.life: self._captioned(node, item, life))  # type: ignore[misc]
+            begun = (item, node.generation, node.life)
+            world.later(wait, lambda begun=begun: self._captioned(node, *begun))  # type: ignore[misc]
 
-    def _captioned(self, node: Node, item: WorkItem, life: int) -> None:
+    def _captioned(self, node: Node, item: WorkItem, by: int, life: int) -> None:
         core = node.core
         if isinstance(core, Worker) and node.life == life:
-            self._world.feeders.read(node, item, lambda: self._finish(node, item, life))
+            self._world.feeders.read(node, item, lambda: self._finish(node, item, by, life))
 
-    def _finish(self, node: Node, item: WorkItem, life: int) -> None:
+    def _finish(self, node: Node, item: WorkItem, by: int, life: int) -> None:
         world, core = self._world, node.core
         if not isinstance(core, Worker) or node.life != life:
             return
@@ -198,7 +204,7 @@ class Shells:
             outcome = Outcome(item.lease, item.index, failure=failure)
         else:
             padding = PADDING * FAT_BYTES if world.plan.fat else ""
-            captions = tuple(Caption(caption_of(slot, shard, item.index) + padding) for slot in item.slots)
+            captions = tuple(Caption(caption_of(slot, shard, item.index, by) + padding) for slot in item.slots)
             outcome = Outcome(item.lease, item.index, captions)
         world.node_effects(node, core.outcomes([outcome], world.now))
         self.feed(node)

@@ -68,7 +68,7 @@ def test_without_faults_little_is_captioned_twice() -> None:
     for seed in range(CALM_SEEDS):
         world = World(seed)
         plan = world.plan
-        if plan.stormy or plan.zombie or plan.liar or plan.hostile:
+        if plan.stormy or plan.zombie or plan.liar or plan.hostile or plan.reloads:
             continue
         world.run()
         own, all_items = world.seen["captioned"], len(world.disk.items)

@@ -45,7 +45,9 @@ def test_with_chunks_that_do_not_look_at_the_end_there_is_more_to_back_up() -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(granting.Granting, "_room_of", lambda *_: (0, 1000))
         greedy = tail.measure(1, 10_000, calm=True)
-    assert greedy.late > 2 * fair.late
+    assert greedy.late > fair.late
+    assert greedy.backups > 10 * fair.backups
+    assert greedy.thrown_away > 3 * fair.thrown_away
 
 
 def test_the_ideal_is_the_sum_of_the_speeds_that_were_there() -> None:

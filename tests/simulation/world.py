@@ -18,6 +18,7 @@ from simulation.feeders import Feeders
 from simulation.judge import Judge
 from simulation.network import Network, Node
 from simulation.plan import Plan
+from simulation.reloads import Reloads
 from simulation.shells import Shells
 
 from cfbus.bus import messages as m
@@ -58,7 +59,7 @@ class World:
         self.full_until = 0.0
         self.broker: Broker | None = None
         self.broker_since = BEGIN
-        self.slots = plan.slots
+        self.reloads = Reloads(self)
         self.net = Network(self)
         self.judge = Judge(self)
         self.faults = Faults(self)
@@ -153,6 +154,8 @@ class World:
     def _ended(self) -> bool:
         if self.broker is None or not self.broker.finished or not self.broker.catchup.sealed:
             return False
+        if not self.reloads.followed():
+            return False
         return all(isinstance(worker.core, Worker) and not worker.core.unacked for worker in self.workers)
 
     def places(self) -> Iterator[Place]:
@@ -166,22 +169,23 @@ class World:
 
     def start_broker(self) -> None:
         """The broker starts from its ledger."""
-        slots = tuple(m.Slot(name=name, prompt=f"write {name}", prompt_id=name) for name in self.slots)
-        spec = m.Spec(hash="e" * 16, engine="scripted", pixel_budget=1, max_pixels=1, slots=slots)
         rules = Rules(
             dataset="d",
-            spec=spec,
+            spec=self.reloads.spec(),
             instance=self.new_id(),
-            chunk_size=self.plan.chunk,
+            chunk_size=self.reloads.chunk,
             lease_seconds=self.plan.lease_seconds,
             heartbeat_seconds=2.0,
             max_attempts=2,
         )
         store_id, position = self.ledger.store
-        remembered = Remembered(store_id, position, tuple(self.ledger.leases.values()), self.ledger.granted)
+        ledger = self.ledger
+        kept = (tuple(ledger.leases.values()), ledger.granted, ledger.generation, ledger.spec)
+        remembered = Remembered(store_id, position, *kept)
         self.broker = Broker(rules, self.new_id, remembered, self.now)
         self.broker_since = self.now
         self.judge.broker_started()
+        self.reloads.holds()
         self.feeders.broker_started()
         self.wake_broker()
 
@@ -201,6 +205,7 @@ class World:
         self.seen["ledger lost" if lost else "ledger kept"] += 1
         if lost:
             self.ledger = Ledger(granted=self.ledger.granted)
+            self.reloads.forgotten = True
         self.later(self.rng.uniform(0.1, 5.0), self.start_broker)
 
     def wake_broker(self) -> None:
@@ -220,7 +225,7 @@ class World:
             if again is None or again > self.now:
                 self._idle_ticks = 0
             assert self._idle_ticks < MAX_IDLE_TICKS, "the broker turns without anything to do"
-            self._broker_effects(effects)
+            self.broker_effects(effects)
 
         self.later(due - self.now, ring)
 
@@ -239,11 +244,11 @@ class World:
         effects = self.broker.handle(peer, message, payload, self.now, int(self.now * 1e6))
         if before is not None and self.broker.writer is not None:
             self.judge.nothing_changed(before, message)
-        self._broker_effects(effects)
+        self.broker_effects(effects)
         if isinstance(message, m.Commit) and followed and self.broker is not None:
             assert self.ledger.store[1] >= message.position, "the broker does not remember how far the store is"
 
-    def _broker_effects(self, effects: list[e.Effect]) -> None:
+    def broker_effects(self, effects: list[e.Effect]) -> None:
         """What must be durable first, then all else; the process may end in between."""
         rest = [effect for effect in effects if not self.ledger.apply(effect)]
         crash_at = self._crash_point(len(rest))
@@ -271,6 +276,7 @@ class World:
         name, epoch = effect.to
         node = next(node for node in self.nodes if node.name == name)
         self.feeders.sent(node, effect.to, effect.message)
+        self.reloads.sent(node, effect.message)
         if isinstance(effect.message, m.Grant):
             self.feeders.granted(node, effect.message)
             self.judge.granted(node, effect.message)

@@ -1,0 +1,1 @@
+"""Captions next to their pictures, as a page in a browser."""

@@ -1,0 +1,125 @@
+"""`cfbus-admin workers`, `leases`, `story`, `drain`, `reset`, `shutdown`: the run, looked at and steered.
+
+What is asked is decided by the broker; here are words, flags and how answers look. Nothing acts before it has said how
+much it will do: `reset` counts first, and asks a person who sits at a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import click
+
+from cfbus.errors import UsageError
+from cfbus.store.registry_rows import date
+from cfbus.tools.admin_asking import JSON, Where, as_json, as_text, ask, asker_of, given, run
+from cfbus.tools.screen import answer
+
+
+@click.command()
+@JSON
+@click.pass_obj
+def workers(where: Where, in_json: bool) -> None:
+    """All workers: what they do, how fast, when they were last heard."""
+    ask(where, "workers", {}, in_json)
+
+
+@click.command()
+@click.option("--worker", help="Only those of this worker or contributor.")
+@JSON
+@click.pass_obj
+def leases(where: Where, worker: str | None, in_json: bool) -> None:
+    """The leases that run: of whom, how far, how long without progress."""
+    ask(where, "leases", {"worker": worker}, in_json)
+
+
+@click.command()
+@click.argument("place", metavar="SHARD[:INDEX]")
+@JSON
+@click.pass_obj
+def story(where: Where, place: str, in_json: bool) -> None:
+    """Everything that happened to a shard, or to an item of it, since the broker started, in order."""
+
+    def go() -> None:
+        with asker_of(where) as asker:
+            told = asker.ask("story", {"place": place})
+        told = replace(told, rows=tuple((_date(row[0]), *row[1:]) for row in told.rows))
+        answer(as_json(told) if in_json else as_text(told))
+
+    run(go)
+
+
+def _date(microseconds: str) -> str:
+    return date(int(microseconds) / 1e6) if microseconds.isdecimal() else microseconds
+
+
+@click.command()
+@click.argument("worker", required=False)
+@JSON
+@click.pass_obj
+def drain(where: Where, worker: str | None, in_json: bool) -> None:
+    """Have a worker, or all, finish what is in flight and take nothing new. It works again when it is started again."""
+    ask(where, "drain", {"worker": worker}, in_json)
+
+
+@click.command()
+@click.argument("place", metavar="[SHARD[:START-END]]", required=False)
+@click.option("--stale", is_flag=True, help="Leases without progress for a minute, or for --seconds.")
+@click.option("--seconds", type=click.IntRange(1, 999_999), help="How long without progress is stale.")
+@click.option("--contributor", help="All leases of this contributor.")
+@click.option("--failed", is_flag=True, help="Items that failed and wait to be tried again: their attempts count anew.")
+@click.option("--reason", type=click.Choice(["item", "worker", "network", "server"]), help="Of those: by fault.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@JSON
+@click.pass_obj
+def reset(
+    where: Where, place: str | None, *, stale: bool, seconds: int | None, contributor: str | None, failed: bool,
+    reason: str | None, dry_run: bool, yes: bool, in_json: bool,
+) -> None:  # fmt: skip
+    """Take leases back, so that others get what is not done of them. What is durable stays.
+
+    Says how many it found before it does anything."""
+
+    def go() -> None:
+        if (seconds and not stale) or (reason and not failed):
+            raise UsageError("--seconds goes with --stale, and --reason with --failed.")
+        arguments = given(
+            {
+                "place": place,
+                "stale": str(seconds or 60) if stale else None,
+                "contributor": contributor,
+                "failed": "yes" if failed else None,
+                "reason": reason,
+            }
+        )
+        with asker_of(where) as asker:
+            counted = asker.ask("reset", {**arguments, "dry-run": "yes"})
+            told = counted if dry_run else None
+            if told is None and _sure(dict(counted.facts), yes=yes):
+                told = asker.ask("reset", arguments)
+        if told is None:
+            raise UsageError("Nothing was reset.", "Say yes when asked, or --yes.")
+        answer(as_json(told) if in_json else as_text(told))
+
+    run(go)
+
+
+def _sure(facts: dict[str, str], *, yes: bool) -> bool:
+    """Scripts mean what they say; a person is asked."""
+    if yes or not sys.stdin.isatty():
+        return True
+    counts = ", ".join(f"{facts[name]} {name}" for name in ("leases", "items") if name in facts)
+    return click.confirm(f"Reset {counts}?", err=True)
+
+
+@click.command()
+@click.option("--when-done", is_flag=True, help="When all is captioned and sealed; until then all goes on.")
+@JSON
+@click.pass_obj
+def shutdown(where: Where, when_done: bool, in_json: bool) -> None:
+    """End the broker when nothing is leased any more: workers are drained first.
+
+    Under systemd stop the unit afterwards, or it is started again."""
+    ask(where, "shutdown", {"when-done": "yes" if when_done else None}, in_json)
