@@ -24,7 +24,8 @@ from cfbus.config_captions import ENGINES, ONLY_FOR, Captions
 from cfbus.config_dataset import Dataset
 from cfbus.config_file import Problem, Tree, discover, read_file
 from cfbus.config_overlay import Option, overlay_environment, overlay_sets
-from cfbus.config_sections import Admin, Broker, Feeder, Storage, Worker, Writer
+from cfbus.config_sections import Admin, Broker, Feeder, Metrics, Storage, Worker, Writer
+from cfbus.config_types import holds_secret
 from cfbus.config_vllm import Vllm
 from cfbus.config_words import ModelSchema, Section, commented
 from cfbus.errors import ConfigError
@@ -45,6 +46,7 @@ class Config(Section):
     writer: Writer = Field(default_factory=Writer, description="The writer: makes captions durable.")
     worker: Worker = Field(default_factory=Worker, description="A worker: one GPU daemon.")
     feeder: Feeder = Field(default_factory=Feeder, description="A feeder: images for workers that cannot read them.")
+    metrics: Metrics = Field(default_factory=Metrics, description="Figures of each daemon, for Prometheus.")
     admin: Admin = Field(default_factory=Admin, description="For cfbus-admin and for monitors.")
 
     @field_validator("captions", mode="wrap")
@@ -164,6 +166,11 @@ def check_effects(loaded: Loaded) -> None:
         mend = f"Choose --set captions.engine={owner}, or leave this out." if owner in ENGINES else "Leave this out."
     if idle:
         raise ConfigError("\n".join(idle.values()), mend)
+
+
+def is_private(config: Config) -> bool:
+    """Whether only its owner may read what is written of this: an address in it has a password or a signature."""
+    return any(isinstance(path, str) and holds_secret(path) for path in config.dataset.paths)
 
 
 def write_commented(config: Config, folder: Path, sections: Sequence[str] = SECTIONS) -> str:

@@ -51,6 +51,7 @@ KINDS: Final[Mapping[KeyPath, Kind]] = {
     ("worker", "when_finished"): Kind.LIVE,
     ("worker", "decoders"): Kind.ENGINE,
     ("feeder",): Kind.ELSEWHERE,
+    ("metrics",): Kind.RESTART,
     ("admin",): Kind.ELSEWHERE,
 }
 """For a key, the longest of these that it begins with counts."""

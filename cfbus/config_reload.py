@@ -36,10 +36,10 @@ WHY: Final[Mapping[Class, str]] = {
     Class.LIVE: "holds at once, for what is begun from now on",
     Class.ENGINE: "workers whose own configuration says otherwise refuse it until that is changed too",
     Class.OPENS: "a new slot: every image gets this caption too",
-    Class.REFUSED: "needs a restart of the broker",
+    Class.REFUSED: "a restart of the broker is needed",
     Class.ELSEWHERE: "another process reads it",
 }
-IDENTITY: Final = "says what is captioned, and the store is of that alone"
+IDENTITY: Final = "it says what is captioned, and the store is of that alone"
 
 CLASSES: Final[Mapping[KeyPath, Class]] = {
     ("dataset",): Class.REFUSED,
@@ -62,6 +62,7 @@ CLASSES: Final[Mapping[KeyPath, Class]] = {
     ("writer",): Class.ELSEWHERE,
     ("worker",): Class.ELSEWHERE,
     ("feeder",): Class.ELSEWHERE,
+    ("metrics",): Class.REFUSED,
     ("admin",): Class.ELSEWHERE,
 }
 """For a key, the longest of these that it begins with counts."""

@@ -1,4 +1,4 @@
-"""The sections of the processes: `storage`, `broker`, `writer`, `worker`, `admin`.
+"""The sections of the processes: `storage`, `broker`, `writer`, `worker`, `feeder`, `metrics`, `admin`.
 
 `dataset` and `captions` have files of their own. No section knows another; what goes across them is `cfbus.config`'s.
 """
@@ -186,6 +186,22 @@ class Feeder(Peer):
     )
     memory_mib: Whole = Field(
         default=256, ge=16, le=1 << 20, description="The most that is read ahead for all workers together (MiB)."
+    )
+
+
+class Metrics(Section):
+    host: Line = Field(
+        default="127.0.0.1",
+        min_length=1,
+        max_length=255,
+        description="The address where figures are served; anybody who reaches it can read them.",
+    )
+    port: Whole = Field(
+        default=0,
+        ge=0,
+        le=65000,
+        description="The port of the broker's figures for Prometheus (/metrics), 0 for none; the writer's is the next,"
+        " the feeder's the one after, that of the worker on GPU N is 10 + N further.",
     )
 
 

@@ -45,6 +45,15 @@ def shown_url(address: str) -> str:
     return display(f"{parts.scheme.lower()}://{host}{parts.path}{more}", 500)
 
 
+def holds_secret(address: str) -> bool:
+    """Whether an address may only be read by its owner: it has a user, a password or a query."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return True
+    return "@" in parts.netloc or bool(parts.query)
+
+
 def _place(given: object, info: ValidationInfo) -> object:
     if not isinstance(given, str | Path):
         raise ValueError("a path or an address")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 EXIT_DONE = 0
 EXIT_DEAD_LETTERS = 3
+EXIT_NOTHING_FOUND = 4
+EXIT_PARTLY = 5
 EXIT_INTERRUPTED = 130
 
 

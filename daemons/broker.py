@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +36,9 @@ from cfbus.core.effects import (
 )
 from cfbus.core.state import Rules
 from cfbus.core.watching import status
-from cfbus.daemons import guard, registrar
+from cfbus.daemons import figures, guard, registrar
 from cfbus.daemons.flags import Start, common_flags, override, start
+from cfbus.daemons.metrics import Figure, Metrics
 from cfbus.daemons.publishing import Publisher
 from cfbus.daemons.reconfiguring import Reconfiguring, settings_of
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
@@ -103,9 +105,10 @@ class BrokerDaemon:
         self._cut_at = float("inf")
         self._loop = runtime.Loop()
         self._reconfiguring = Reconfiguring(begin.load, settings, self._loop.wake, self._take)
-        self._open(settings.broker.host, settings.broker.port, settings.broker.stats_port)
+        self._open(settings)
 
-    def _open(self, host: str, port: int, stats_port: int) -> None:
+    def _open(self, settings: Config) -> None:
+        host, port, stats_port = settings.broker.host, settings.broker.port, settings.broker.stats_port
         self._peer_limit = connections.peer_limit()
         self._context: sockets.Context = zmq.Context()
         self._door = auth.Authenticator(self._limits.handshakes_per_minute)
@@ -114,6 +117,7 @@ class BrokerDaemon:
         self._peers = connections.PeerWatch(self._bus)
         self._stats, self.stats_port = sockets.bind_stats(self._context, self._pair, host, stats_port)
         self._publisher = Publisher(self._stats)
+        self._metrics = Metrics(settings, "broker", self._loop, self._figures)
         self._monitors = connections.PeerWatch(self._stats)
         self._guard = guard.Guard(
             self._limits, self._door, self._peers, self._monitors, self._dropped, self._peer_limit
@@ -152,7 +156,11 @@ class BrokerDaemon:
         """What is the shell's own of a configuration that was read again."""
         self._registrar.change(settings.broker.key_days, settings_of(settings).spec)
 
+    def _figures(self) -> Iterator[Figure]:
+        return figures.of_broker(self._core, self._dropped, runtime.now())
+
     def _close(self) -> None:
+        self._metrics.close()
         self._peers.close()
         self._monitors.close()
         self._bus.close()

@@ -11,7 +11,7 @@ import queue
 import sys
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 import zmq
@@ -23,8 +23,10 @@ from cfbus.bus.wire import WireError, decode, encode
 from cfbus.core.effects import Note, Send, Stop
 from cfbus.core.retransmit import BROKER
 from cfbus.core.serving import Admit, Read, Serving, ServingEffect, ServingRules
+from cfbus.daemons import figures
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.key_age import KeyAge
+from cfbus.daemons.metrics import Figure, Metrics
 from cfbus.errors import EXIT_DONE, ConfigError, UnsafeError
 from cfbus.link import Link
 from cfbus.sources.base import Item, ReadError
@@ -70,6 +72,7 @@ class FeederDaemon:
         rules = ServingRules(runtime.new_id(), own.name, at, self._source.readers, own.memory_mib << 20)
         self._core = Serving(rules, runtime.now())
         self._link = Link(self._loop, self._context, self._pair, public, own.server, self._connected, self._told)
+        self._metrics = Metrics(begin.config, "feeder", self._loop, self._figures)
         self._key_age = KeyAge()
         self._drains = 0
         self._drain_until: float | None = None
@@ -90,7 +93,12 @@ class FeederDaemon:
         finally:
             self._close()
 
+    def _figures(self) -> Iterator[Figure]:
+        core = self._core
+        return figures.of_feeder(core.leases, core.served, core.sent_bytes, core.refused, self._link.connected)
+
     def _close(self) -> None:
+        self._metrics.close()
         self._peers.close()
         self._feed.close()
         self._link.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +24,12 @@ from cfbus.core.effects import Abandon, Effect, Forget, Note, ReadFrom, Send, Sp
 from cfbus.core.measuring import Measured
 from cfbus.core.outcome import EngineFacts, Outcome
 from cfbus.core.worker import Worker
-from cfbus.daemons import gpu_report
+from cfbus.daemons import figures, gpu_report
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.gpu_reading import Reading
 from cfbus.daemons.handing_over import program
 from cfbus.daemons.key_age import KeyAge
+from cfbus.daemons.metrics import Figure, Metrics
 from cfbus.daemons.reloading import Reloading
 from cfbus.daemons.seat import Blueprint, Opened, Seat
 from cfbus.engines.opening import check_engine, open_engine
@@ -39,7 +41,6 @@ from cfbus.store.spool import Spool as SpoolFolder
 DRAIN_SECONDS = 20.0
 """After being asked to stop: so long for what is in flight and unacked; then it goes to the spool. Without a broker
 there is no ack to wait for."""
-
 WEDGED_SECONDS = 1800.0
 """Items in flight, and none that came out for so long, however slow the model: systemd should start the worker anew."""
 
@@ -98,6 +99,7 @@ class GpuDaemon:
         self._context: sockets.Context = zmq.Context()
         self._link = Link(self._loop, self._context, pair, public, worker.server, self._connected, self._received)
         self._key_age = KeyAge()
+        self._metrics = Metrics(settings, "gpu", self._loop, self._measure)
         self._drain_until: float | None = None
         self._drains = 0
 
@@ -156,7 +158,11 @@ class GpuDaemon:
             os.execv(self._then[0], self._then)  # noqa: S606 - a program of the worker's own configuration
         return code
 
+    def _measure(self) -> Iterator[Figure]:
+        return figures.of_worker(self._core, self._captioned, self._link.connected)
+
     def _close(self) -> None:
+        self._metrics.close()
         self._seat.close()
         if self._gpus is not None:
             self._gpus.close()

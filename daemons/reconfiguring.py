@@ -98,14 +98,18 @@ class Reconfiguring:
         threading.Thread(target=self._work, name="read-configuration", daemon=True).start()
 
     def _work(self) -> None:
+        read: Loaded | CfbusError = CfbusError(
+            "The configuration could not be read: a bug; its traceback is in the log."
+        )
         try:
             loaded = self._load()
             check_columns(loaded.config)
+            read = loaded
         except CfbusError as error:
-            self._read.put(error)
-        else:
-            self._read.put(loaded)
-        self._wake()
+            read = error
+        finally:  # whoever asked is answered, whatever happens
+            self._read.put(read)
+            self._wake()
 
     def _settle(self, core: Broker, asked: _Round, read: Loaded | CfbusError, now: float) -> list[Effect]:
         effects: list[Effect] = []

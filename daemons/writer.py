@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,18 +22,20 @@ from cfbus.bus.wire import decode_table
 from cfbus.core.effects import Effect, Note, ProbeRoom, ReadListing, Send, StartTask, Stop
 from cfbus.core.pace import Pace
 from cfbus.core.writer import Writer, WriterRules
+from cfbus.daemons import figures
 from cfbus.daemons.chores import Chore
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.key_age import KeyAge
+from cfbus.daemons.metrics import Figure, Metrics
 from cfbus.daemons.taking_up import take_up
-from cfbus.errors import EXIT_DONE, CfbusError, DiskFullError, UnsafeError
+from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
 from cfbus.link import Link
 from cfbus.store.durable import probe_room
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal, JournalFile
 from cfbus.store.listing import listing_page
 from cfbus.store.manifest import Manifest, ShardRow
-from cfbus.store.seal import Sealed, record, seal_command
+from cfbus.store.seal import Sealed, record, seal_command, seal_error
 from cfbus.store.snapshots import write_contributors, write_jobs
 
 LISTING_BYTES = 256 * 1024
@@ -86,6 +89,7 @@ class WriterDaemon:
         self._link = Link(
             self._loop, self._context, pair, public, settings.writer.server, self._connected, self._received
         )
+        self._metrics = Metrics(settings, "writer", self._loop, self._figures)
         self._key_age = KeyAge()
         self._sealing: Chore | None = None
         self._sealing_file: JournalFile | None = None
@@ -112,7 +116,11 @@ class WriterDaemon:
         finally:
             self._close()
 
+    def _figures(self) -> Iterator[Figure]:
+        return figures.of_writer(self._core, self._journal.size(), self._link.connected)
+
     def _close(self) -> None:
+        self._metrics.close()
         for chore in (self._scanning, self._sealing):
             if chore is not None:
                 chore.end()
@@ -344,7 +352,7 @@ class WriterDaemon:
             return
         self._seal_deaths = 0
         if exit_code != EXIT_DONE or self._seal_result is None:
-            raise _seal_error(exit_code, said, self._sealing_file.path)
+            raise seal_error(exit_code, said, self._sealing_file.path)
         try:
             row = record(self._manifest, self._journal, self._sealing_file, self._seal_result)
         except DiskFullError as error:
@@ -364,12 +372,6 @@ class WriterDaemon:
         self._log.error("task.put-off", why=why)
         if self._loop.stop_requests:
             raise DiskFullError(f"Not all could be sealed: {why}", "Run again; nothing is lost, the journal keeps it.")
-
-
-def _seal_error(exit_code: int, said: str, path: Path) -> CfbusError:
-    error = CfbusError(f"Sealing {path} failed (exit code {exit_code}): {said or 'no word'}")
-    error.exit_code = exit_code if exit_code > 0 else CfbusError.exit_code
-    return error
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -179,7 +179,7 @@ def test_every_reason_to_wait_is_explained() -> None:
 
 
 def test_every_key_of_the_configuration_is_explained() -> None:
-    parts = {(), ("scripted",), ("sampling",), ("downloads",)}
+    parts = {(), ("scripted",), ("sampling",), ("downloads",), ("limits",)}
     paths = [path for path in config.SCHEMA.known_paths() if path[1:] not in parts]
     assert ("worker", "spool_dir") in paths
     assert {key for key in map(".".join, paths) if f"| `{key}` |" not in text_of("configuration.md")} == set()

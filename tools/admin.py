@@ -17,7 +17,17 @@ from cfbus import __version__, logs
 from cfbus.core.snapshot import Status
 from cfbus.errors import EXIT_DONE
 from cfbus.runtime import last_frame
-from cfbus.tools import admin_audit, admin_config, admin_contributors, admin_invites, admin_keys, admin_run, progress
+from cfbus.tools import (
+    admin_audit,
+    admin_config,
+    admin_contributors,
+    admin_health,
+    admin_invites,
+    admin_keys,
+    admin_run,
+    admin_store,
+    progress,
+)
 from cfbus.tools.admin_asking import JSON, Where, asker_of
 from cfbus.tools.asking import Facts
 from cfbus.tools.main import Verbs, begin
@@ -117,12 +127,9 @@ command.add_command(admin_contributors.command, "contributors")
 command.add_command(admin_audit.command, "audit")
 command.add_command(admin_config.reload, "reload")
 for _verb in (
-    admin_run.workers,
-    admin_run.leases,
-    admin_run.story,
-    admin_run.drain,
-    admin_run.reset,
-    admin_run.shutdown,
+    *(admin_health.health, admin_run.workers, admin_run.leases, admin_run.story),
+    *(admin_run.drain, admin_run.reset, admin_run.shutdown),
+    *(admin_store.dead_letters, admin_store.scan, admin_store.rebuild_ledger),
 ):
     command.add_command(_verb)
 command.add_command(admin_config.command, "config")

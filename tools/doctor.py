@@ -43,6 +43,7 @@ PATIENTS: Final = {
     "writer": Patient("writer", Role.WRITER),
     "feeder": Patient("feeder", Role.FEEDER),
     "admin": Patient("admin", Role.ADMIN),
+    "top": Patient("admin", Role.MONITOR),
 }
 
 
@@ -81,10 +82,9 @@ def look(name: str, loaded: Loaded, *, rate: bool) -> Generator[Seen]:
 
 def _bus(settings: config.Config, patient: Patient, pair: KeyPair) -> doctor_bus.Bus | Seen:
     own = getattr(settings, patient.section)
+    address = settings.admin.stats if patient.role is Role.MONITOR else own.server
     try:
-        way = doctor_bus.way_of(
-            patient.section, (own.server, own.server_key), pair, patient.role, settings.dataset.name
-        )
+        way = doctor_bus.way_of(patient.section, (address, own.server_key), pair, patient.role, settings.dataset.name)
     except CfbusError as error:
         return bad("broker's key", error)
     return doctor_bus.Bus(way)
@@ -116,7 +116,7 @@ def as_text(seen: Seen) -> str:
 @click.option("--no-rate", is_flag=True, help="Do not caption twenty images, which with vLLM loads the model.")
 @click.option("--json", "in_json", is_flag=True, help="JSON, a line for each thing, for scripts.")
 def command(daemon: str, config_file: Path | None, overrides: tuple[str, ...], no_rate: bool, in_json: bool) -> None:
-    """Look for what keeps DAEMON (gpu, writer, feeder, admin) of this host from its work, step by step."""
+    """Look for what keeps DAEMON (gpu, writer, feeder; admin or top, too) of this host from its work, step by step."""
 
     def go() -> int:
         logs.setup("doctor", "error")

@@ -119,6 +119,9 @@ class Bus:
 
     def _handshake(self) -> Iterator[Seen]:
         way = self._way
+        if way.role is Role.MONITOR:
+            yield from _subscribed(way)
+            return
         worker = way.role is Role.WORKER
         hello = m.Hello(role=Role.WORKER, instance=runtime.new_id(), software="cfbus", name="doctor", reads=True)
         with Conversation(way.endpoint, way.server, way.pair, hello if worker else None) as talk:
@@ -130,13 +133,30 @@ class Bus:
         if not connected:
             yield _not_let_in(way, trouble)
             return
-        yield ok("broker's key", f"It is {keys.fingerprint(way.server)}, as expected.")
-        yield ok("this key", f"The broker lets {keys.fingerprint(way.pair.public)} in.")
+        yield from _let_in(way)
         if worker and self.welcome is None:
             sentence = f"The broker at {way.endpoint} lets this key in and then says nothing."
             yield wrong("bus", sentence, "It may be very busy; try again.", UnreachableError)
         if self.welcome is not None:
             yield from _welcomed(way, self.welcome)
+
+
+def _subscribed(way: Way) -> Iterator[Seen]:
+    """The same for a monitor, who listens and says nothing."""
+    outcome = joining.subscribed(way.endpoint, way.server, way.pair)
+    if outcome is Connection.HANDSHAKE_OK:
+        yield from _let_in(way)
+    elif outcome is Connection.REFUSED:
+        raise KeyRefusedError(outcome.sentence(way.endpoint))
+    elif outcome is Connection.WRONG_SERVER:
+        raise WrongServerError(outcome.sentence(way.endpoint))
+    else:
+        yield _not_let_in(way, outcome)
+
+
+def _let_in(way: Way) -> Iterator[Seen]:
+    yield ok("broker's key", f"It is {keys.fingerprint(way.server)}, as expected.")
+    yield ok("this key", f"The broker lets {keys.fingerprint(way.pair.public)} in.")
 
 
 def _resolved(host: str, port: int) -> list[Address]:

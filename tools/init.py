@@ -57,7 +57,7 @@ def initialise(
     line = ring.server_line()
     known = [Option("the broker's key", (who, "server_key"), line) for who in PEERS]
     settings = config.load("init", NO_FILE, [*wanted, *known], os.environ).config
-    with new_file(folder / "cfbus.yaml.new") as file:
+    with new_file(folder / "cfbus.yaml.new", private=config.is_private(settings)) as file:
         file.write(config.write_commented(settings, folder).encode())
     publish(folder / "cfbus.yaml.new", path)
     return path

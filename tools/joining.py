@@ -20,7 +20,7 @@ from typing import Final
 import zmq
 
 from cfbus import config, logs, runtime
-from cfbus.bus import keys, sockets
+from cfbus.bus import connections, keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.following import Connection
 from cfbus.bus.invite_line import Facts, Invite
@@ -176,25 +176,47 @@ def try_out(facts: Facts, pair: KeyPair, name: str) -> m.Welcome | None:
 def _try_stats(facts: Facts, pair: KeyPair) -> None:
     if not facts.stats:
         raise UsageError("This line does not say where the statistics are.", "Ask the maintainer for another: --stats.")
+    outcome = subscribed(facts.stats, facts.server, pair)
+    if outcome is Connection.HANDSHAKE_OK:
+        return
+    if outcome in (Connection.REFUSED, Connection.LATER):
+        hint = f"Ask the maintainer; the key is {keys.fingerprint(pair.public)}."
+        raise KeyRefusedError(outcome.sentence(facts.stats), hint)
+    raise _unreachable(facts, outcome)
+
+
+def subscribed(endpoint: str, server: bytes, pair: KeyPair) -> Connection | None:
+    """What becomes of a subscription to the statistics, within a bounded time; ``None`` if nothing was told.
+
+    A stranger dials beside it: only what it is told shows whether a key that is hung up on waits, or the server is
+    another.
+    """
     context: sockets.Context = zmq.Context()
-    socket, watch = sockets.connect_stats(context, pair, facts.server, facts.stats, [b"status"])
+    socket, watch = sockets.connect_stats(context, pair, server, endpoint, [b"status"])
+    stranger = connections.Stranger(context, endpoint, server, stats=True)
     seen: list[Connection] = []
+    why: Connection | None = None
     deadline = time.monotonic() + asking.TIMEOUT_SECONDS
     try:
-        while not watch.dead and Connection.HANDSHAKE_OK not in seen and time.monotonic() < deadline:
+        while not _told(seen, why) and time.monotonic() < deadline:
             watch.events.poll(LOOK_MS)
             seen += watch.read(time.monotonic())
+            outcome = None if why else stranger.look(time.monotonic())
+            why = connections.diagnosis(outcome) if outcome is not None else why
     finally:
+        stranger.close()
         watch.close()
         socket.close()
         context.term()
-    if Connection.HANDSHAKE_OK in seen:
-        return
-    if Connection.REFUSED in seen:
-        raise KeyRefusedError(
-            Connection.REFUSED.sentence(facts.stats), f"Ask the maintainer; the key is {keys.fingerprint(pair.public)}."
-        )
-    raise _unreachable(facts, seen[-1] if seen else None)
+    return _told(seen, why) or (seen[-1] if seen else None)
+
+
+def _told(seen: list[Connection], why: Connection | None) -> Connection | None:
+    """What became of it, once that is certain."""
+    for certain in (Connection.HANDSHAKE_OK, Connection.REFUSED, Connection.WRONG_SERVER):
+        if certain in seen:
+            return certain
+    return why if Connection.HUNG_UP in seen else None
 
 
 def clock_warning(there: int) -> str:
@@ -225,7 +247,7 @@ def write_config(folder: Path, facts: Facts, key_file: Path, engine: Engine, ove
     settings = _settings(folder, facts, key_file, engine, overrides)
     text = config.write_commented(settings, folder, PLACES[facts.role].sections)
     make_dir(folder)
-    with new_file(path.with_name(path.name + ".new")) as file:
+    with new_file(path.with_name(path.name + ".new"), private=config.is_private(settings)) as file:
         file.write(text.encode())
     publish(path.with_name(path.name + ".new"), path)
     return path

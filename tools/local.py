@@ -109,7 +109,7 @@ def remember(settings: config.Config, out: Path) -> Path:
     if not path.exists() or path.read_bytes() != text:
         fresh = out.absolute() / "run" / f"{CONFIG_NAME}.new"  # not beside it: there it would not look like a store
         make_dir(fresh.parent)
-        with new_file(fresh) as file:
+        with new_file(fresh, private=config.is_private(settings)) as file:
             file.write(text)
         publish(fresh, path)
     return path

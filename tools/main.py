@@ -27,12 +27,23 @@ VERBS = {
     "journal": ("cfbus.tools.journal", "Look at a store's journal, or rescue what is whole of a damaged one."),
     "view": ("cfbus.tools.view", "Look at captions next to their pictures, in a browser."),
     "systemd": ("cfbus.tools.systemd", "Install units, so that systemd runs the daemons of this machine."),
+    "export": ("cfbus.tools.export", "Write captions as parquet, JSON lines, CSV, text files or tars."),
+    "compact": ("cfbus.tools.compact", "Join the small files of a store."),
+    "import": ("cfbus.tools.import_captions", "Take captions that another captioner wrote."),
     "demo": ("cfbus.tools.demo", "Caption a dozen photographs and show the result."),
 }
 
 
 class Verbs(click.Group):
-    """A group that names the nearest verb on a typo, whatever the version of click."""
+    """A group that names the nearest verb on a typo, whatever the version of click, and repeats nothing hostile."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Carry out the verb; what click says of its arguments is harmless to a terminal."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            said = "\n".join(logs.display(line, 1000) for line in error.format_message().split("\n"))
+            raise click.UsageError(said, error.ctx) from None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

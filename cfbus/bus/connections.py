@@ -28,7 +28,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from cfbus.bus.keys import generate
-from cfbus.bus.sockets import SEALING_BYTES, Connection, Context, Inbound, Socket, connect_bus, monitor
+from cfbus.bus.sockets import SEALING_BYTES, Connection, Context, Inbound, Socket, connect_bus, connect_stats, monitor
 from cfbus.errors import UnsafeError
 
 ENDLESS_BYTES: Final = 8 * 1024 * 1024
@@ -245,8 +245,12 @@ class Stranger:
     ``events`` can be polled; ``look`` whenever it can be read. Close it before its context ends.
     """
 
-    def __init__(self, context: Context, endpoint: str, server_public: bytes) -> None:
-        self._socket, self._watch = connect_bus(context, generate(), server_public, endpoint)
+    def __init__(self, context: Context, endpoint: str, server_public: bytes, *, stats: bool = False) -> None:
+        # libzmq hangs up on a socket of the wrong kind before it says who is refused.
+        if stats:
+            self._socket, self._watch = connect_stats(context, generate(), server_public, endpoint, [])
+        else:
+            self._socket, self._watch = connect_bus(context, generate(), server_public, endpoint)
         self.events = self._watch.events
 
     def look(self, now: float) -> Connection | None:

@@ -131,9 +131,10 @@ class Configuring:
         rules = self._broker.rules
         if message.generation != rules.generation or known.answer == message:
             return []
-        known.answer = message
+        before, known.answer = known.answer, message
         self._told.pop(known.peer.connection, None)
-        if message.outcome == "applied":
+        again = before is not None and (before.generation, before.outcome) == (message.generation, message.outcome)
+        if again or message.outcome == "applied":
             return []
         facts = (("worker", known.name), ("outcome", message.outcome), ("why", message.reason[:200]))
         return [Note("config.answered", facts)]

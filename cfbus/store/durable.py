@@ -111,9 +111,14 @@ def make_dir(path: Path) -> None:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file, made anew, whose content is durable when the block ends well. Its name is not."""
+def new_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+    """A file, made anew, whose content is durable when the block ends well. Its name is not.
+
+    ``private``: from the first byte on only its owner may read it.
+    """
     with disk_errors(path), open(path, "wb") as file:
+        if private:
+            os.fchmod(file.fileno(), 0o600)
         yield file
         file.flush()
         fsync_fd(file.fileno(), path)

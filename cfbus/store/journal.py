@@ -24,6 +24,7 @@ import numpy as np
 from cfbus.bus.wire import checksum
 from cfbus.core.frame import JournalFrame
 from cfbus.errors import DamagedStoreError, DiskFullError
+from cfbus.store.checked_rows import check_database, row_checksum
 from cfbus.store.durable import (
     damaged_file,
     disk_errors,
@@ -35,7 +36,7 @@ from cfbus.store.durable import (
     transaction,
 )
 from cfbus.store.folder import Store
-from cfbus.store.manifest import DoneRange, Manifest, check_database, row_checksum
+from cfbus.store.manifest import DoneRange, Manifest
 
 VERSION = 1
 SALVAGING = "salvaging"

@@ -12,7 +12,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +126,31 @@ def _lock(path: Path) -> int:
 def _lease(row: tuple[Any, ...]) -> LeaseRow:
     *fields, backup, current = row
     return LeaseRow(*(*fields, bool(backup), bool(current)))
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move the ledger of a broker's folder out of the way, so that the next broker begins a new one; None if there is
+    none. Raises ``StoreInUseError`` while a broker runs."""
+    path = folder / "ledger.sqlite"
+    if not path.exists():
+        return None
+    lock = _lock(path.with_suffix(".lock"))
+    try:
+        aside = path.with_name(f"ledger.{time.time_ns() // 1_000_000_000}.aside")
+        with disk_errors(path):
+            for suffix in ("-wal", "-shm", ""):
+                if Path(f"{path}{suffix}").exists():
+                    Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+        return aside
+    finally:
+        os.close(lock)
+
+
+def facts_of(folder: Path) -> tuple[str, int] | None:
+    """The store id and the last position that the ledger knows, read without touching it; None where there is none."""
+    path = folder / "ledger.sqlite"
+    if not path.exists():
+        return None
+    with sqlite_errors(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        facts = dict(database.execute("SELECT name, value FROM facts").fetchall())
+    return facts.get("store_id", ""), int(facts.get("position", 0))

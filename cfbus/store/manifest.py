@@ -4,8 +4,9 @@ SQLite (WAL, FULL). Knows nothing of frames or parquet. The writer changes it, r
 look at the same time.
 
 Invariants: shard numbers are dense from 0 and pass numbers from 1, and what they name never changes;
-segments do not overlap in positions; every change is one transaction; every row carries a checksum, so
-that an altered row is noticed and never believed.
+segments do not overlap in positions, and what is sealed stays sealed, whatever becomes of its segments; a file
+that lies in a table and counts for nothing is known as spare; every change is one transaction; every row carries
+a checksum, so that an altered row is noticed and never believed.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cfbus.bus.wire import checksum
-from cfbus.errors import DiskFullError, StoreMismatchError
+from cfbus.errors import DiskFullError
+from cfbus.store.checked_rows import check_database, checked, sealed_row
 from cfbus.store.durable import damaged_file, flush_database, fsync_dir, keep_log, sqlite_errors, transaction
 from cfbus.store.folder import Store
 from cfbus.store.reading import connect_to_read
 
-VERSION = 1
+VERSION = 2
 _SCHEMA = (
     "CREATE TABLE shards (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, length INTEGER NOT NULL,"
     " digest TEXT NOT NULL, crc INTEGER NOT NULL)",
     "CREATE TABLE passes (number INTEGER PRIMARY KEY, slots TEXT NOT NULL, crc INTEGER NOT NULL)",
     "CREATE TABLE segments (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, facts TEXT NOT NULL,"
     " done BLOB NOT NULL, crc INTEGER NOT NULL)",
+    "CREATE TABLE spare (file TEXT PRIMARY KEY, since INTEGER NOT NULL, crc INTEGER NOT NULL)",
     f"PRAGMA user_version = {VERSION}",
 )
 
@@ -120,12 +121,29 @@ class Manifest:
         Raises ``DamagedStoreError``, ``StoreMismatchError``.
         """
         path = store.manifest_path
+        if store.locked:
+            flush_database(path)
         connection = _connect_to_write(path) if store.locked else connect_to_read(path)
+        return cls._ready(store, connection, changing=store.locked)
+
+    @classmethod
+    def open_beside(cls, store: Store) -> Manifest:
+        """Open to change segments, whether a writer has it open or not. Raises as ``open`` does.
+
+        What a killed writer has not flushed is flushed with the first change.
+        """
+        if not store.manifest_path.exists():
+            raise damaged_file(store.manifest_path, "it is not there")
+        return cls._ready(store, _connect_to_write(store.manifest_path), changing=True)
+
+    @classmethod
+    def _ready(cls, store: Store, connection: sqlite3.Connection, *, changing: bool) -> Manifest:
+        path = store.manifest_path
         try:
             with sqlite_errors(path):
                 check_database(path, connection, VERSION)
-                _make_ready(path, connection, changing=store.locked)
-            if store.locked:
+                _make_ready(path, connection, changing=changing)
+            if changing:
                 fsync_dir(store.root)
             return cls(path, connection)
         except BaseException:
@@ -145,7 +163,7 @@ class Manifest:
         numbers = [shard.number for shard in shards]
         if numbers != list(range(len(self._shards), len(self._shards) + len(shards))):
             raise ValueError("shards must be numbered from the count of those that are there")
-        rows = [_sealed_row(shard.number, shard.name, shard.length, shard.digest) for shard in shards]
+        rows = [sealed_row(shard.number, shard.name, shard.length, shard.digest) for shard in shards]
         try:
             with self._changing() as connection:
                 connection.executemany("INSERT INTO shards VALUES (?, ?, ?, ?, ?)", rows)
@@ -164,7 +182,7 @@ class Manifest:
             return self._passes[-1].number
         number = len(self._passes) + 1
         with self._changing() as connection:
-            connection.execute("INSERT INTO passes VALUES (?, ?, ?)", _sealed_row(number, json.dumps(wanted)))
+            connection.execute("INSERT INTO passes VALUES (?, ?, ?)", sealed_row(number, json.dumps(wanted)))
         self._passes.append(PassRow(number, wanted))
         return number
 
@@ -180,20 +198,70 @@ class Manifest:
             row.first <= segment.last and segment.first <= row.last for row in self._segments
         ):
             raise damaged_file(self._path, f"positions {segment.first} to {segment.last} are sealed twice")
-        facts = json.dumps(
-            [segment.files, segment.rows, segment.failures, segment.size, segment.sealed_at, dict(segment.totals)]
-        )
-        row = _sealed_row(segment.first, segment.last, facts, np.ascontiguousarray(done, "<i8").tobytes())
         with self._changing() as connection:
-            connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", row)
+            connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", _segment_row(segment, done))
+            connection.executemany("DELETE FROM spare WHERE file = ?", [[name] for name in segment.files])
         self._segments.append(segment)
         self._segments.sort(key=lambda one: one.first)
+
+    def replace_segments(self, old: Sequence[SegmentRow], new: SegmentRow, done: DoneRanges, now: int) -> None:
+        """Put a segment, whose files are spare, in the place of neighbours; theirs are spare from ``now`` on."""
+        if [old[0].first, old[-1].last] != [new.first, new.last]:
+            raise ValueError("a segment takes the place of others with the same positions")
+        with self._changing() as connection:
+            for segment in old:
+                connection.execute("DELETE FROM segments WHERE first = ?", [segment.first])
+            connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", _segment_row(new, done))
+            connection.executemany("DELETE FROM spare WHERE file = ?", [[name] for name in new.files])
+            rows = [sealed_row(name, now) for segment in old for name in segment.files]
+            connection.executemany("INSERT INTO spare VALUES (?, ?, ?)", rows)
+        gone = {segment.first for segment in old}
+        self._segments = sorted(
+            [*(one for one in self._segments if one.first not in gone), new], key=lambda one: one.first
+        )
+
+    def spare(self, before: int | None = None) -> set[str]:
+        """The files that lie in the tables and count for nothing: all, or those that do since ``before`` or longer."""
+        with sqlite_errors(self._path):
+            if self._connection.execute("PRAGMA user_version").fetchone() < (2,):
+                return set()
+        rows = [checked(self._path, row) for row in self._rows("SELECT * FROM spare")]
+        return {name for name, since in rows if before is None or since <= before}
+
+    def add_spare(self, files: Iterable[str], since: int) -> None:
+        """These files may lie in the tables, and count for nothing."""
+        with self._changing() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO spare VALUES (?, ?, ?)", [sealed_row(f, since) for f in files]
+            )
+
+    def forget_spare(self, files: Iterable[str]) -> None:
+        """These files lie there no more."""
+        names = [[name] for name in files]
+        if names:
+            with self._changing() as connection:
+                connection.executemany("DELETE FROM spare WHERE file = ?", names)
+
+    def free_number(self, first: int) -> int:
+        """A number that no file of a segment that began at ``first`` has: of ``<first>.<number>.parquet``."""
+        known = {name for segment in self._segments for name in segment.files} | self.spare()
+        numbers = (Path(name).name.split(".")[1] for name in known if Path(name).name.startswith(f"{first:016d}."))
+        return 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
 
     def done(self) -> Iterator[DoneRange]:
         """The items of all segments."""
         for row in self._rows("SELECT * FROM segments ORDER BY first"):
-            ranges = np.frombuffer(_checked(self._path, row)[3], "<i8").reshape(-1, 4)
+            ranges = np.frombuffer(checked(self._path, row)[3], "<i8").reshape(-1, 4)
             yield from map(tuple, ranges.tolist())
+
+    def done_of_segments(self) -> dict[int, DoneRanges]:
+        """The items of each segment, by its first position."""
+        rows = (checked(self._path, row) for row in self._rows("SELECT * FROM segments ORDER BY first"))
+        return {int(row[0]): np.frombuffer(row[3], "<i8").reshape(-1, 4) for row in rows}
+
+    def is_sealed(self, position: int) -> bool:
+        """Whether a segment holds this position."""
+        return any(segment.first <= position <= segment.last for segment in self._segments)
 
     def last_position(self) -> int:
         """The highest sealed position; 0 when there is none."""
@@ -221,7 +289,7 @@ class Manifest:
         A file that nobody knows means that the manifest lost its row; going on would store its captions twice.
         """
         self.check_sizes(store)
-        known = {name for segment in self._segments for name in segment.files}
+        known = {name for segment in self._segments for name in segment.files} | self.spare()
         for table in ("captions", "failures"):
             folder = store.table_path(table)
             known.update(str(store.table_path(table, first).relative_to(store.root)) for first in unsealed)
@@ -250,15 +318,15 @@ class Manifest:
             yield from self._connection.execute(query)
 
     def _shard(self, row: tuple[object, ...]) -> ShardRow:
-        number, name, length, digest = _checked(self._path, row)
+        number, name, length, digest = checked(self._path, row)
         return ShardRow(number, name, length, digest)
 
     def _pass(self, row: tuple[object, ...]) -> PassRow:
-        number, slots = _checked(self._path, row)
+        number, slots = checked(self._path, row)
         return PassRow(number, tuple(json.loads(slots)))
 
     def _segment(self, row: tuple[object, ...]) -> SegmentRow:
-        first, last, facts, _ = _checked(self._path, row)
+        first, last, facts, _ = checked(self._path, row)
         files, rows, failures, size, sealed_at, totals = json.loads(facts)
         return SegmentRow(first, last, tuple(files), rows, failures, size, sealed_at, totals)
 
@@ -272,21 +340,7 @@ class Manifest:
                 raise damaged_file(self._path, f"segments {before.first} and {after.first} overlap")
 
 
-def check_database(path: Path, connection: sqlite3.Connection, known: int, *, deep: bool = True) -> None:
-    """Refuse a database of a newer version than ``known``, and (``deep``) one whose pages do not fit together."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > known:
-        raise StoreMismatchError(
-            f"{path} was written by a newer cfbus (version {version}, this one knows {known}).",
-            "Upgrade: pip install --upgrade cfbus.",
-        )
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone() if deep else ("ok",)
-    if verdict != "ok":
-        raise damaged_file(path, " ".join(str(verdict).split()))
-
-
 def _connect_to_write(path: Path) -> sqlite3.Connection:
-    flush_database(path)
     with sqlite_errors(path):
         return sqlite3.connect(f"{path.as_uri()}?mode=rwc", uri=True, isolation_level=None, timeout=10)
 
@@ -300,23 +354,17 @@ def _make_ready(path: Path, connection: sqlite3.Connection, *, changing: bool) -
         with transaction(path, connection):
             for statement in _SCHEMA:
                 connection.execute(statement)
+    elif changing and connection.execute("PRAGMA user_version").fetchone() == (1,):
+        with transaction(path, connection):
+            for statement in _SCHEMA[-2:]:
+                connection.execute(statement)
 
 
-def row_checksum(values: Sequence[object]) -> int:
-    """CRC-32 over the values of a database row, whatever their types have become."""
-    return checksum(repr(tuple(values)).encode())
-
-
-def _sealed_row(*values: object) -> tuple[object, ...]:
-    return (*values, row_checksum(values))
-
-
-def _checked(path: Path, row: tuple[object, ...]) -> list[Any]:
-    """The values of a row without its checksum, or ``DamagedStoreError``."""
-    *values, crc = row
-    if crc != row_checksum(values):
-        raise damaged_file(path, "a row does not match its checksum")
-    return values
+def _segment_row(segment: SegmentRow, done: DoneRanges) -> tuple[object, ...]:
+    facts = json.dumps(
+        [segment.files, segment.rows, segment.failures, segment.size, segment.sealed_at, dict(segment.totals)]
+    )
+    return sealed_row(segment.first, segment.last, facts, np.ascontiguousarray(done, "<i8").tobytes())
 
 
 def _check_size(root: Path, segment: SegmentRow) -> None:

@@ -30,8 +30,8 @@ def log_of(path: Path) -> Path:
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """The database at ``path``; in memory when nothing was written to it yet. Raises as ``sqlite_errors`` does."""
-    if not path.exists():
-        return _in_memory()
+    if not path.exists() or path.with_name(path.name + "-journal").exists():
+        return _in_memory()  # with a rollback journal it was only being made when the power went
     with sqlite_errors(path), disk_errors(path):
         if not log_of(path).exists():
             return _opened(path, "mode=ro&immutable=1")

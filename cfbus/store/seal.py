@@ -22,7 +22,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -201,16 +201,21 @@ class _SegmentWriter:
             self._parquet.write_table(group, row_group_size=group.num_rows)
 
     def _start(self) -> pq.ParquetWriter:
-        words = word_columns(self._table)
-        return pq.ParquetWriter(
-            self._open.enter_context(new_file(self.staged)),
-            SCHEMAS[self._table],
-            compression="zstd",
-            compression_level=_ZSTD_LEVEL,
-            use_dictionary=words,
-            write_statistics=[*words, "item_index", "revision", "commit_seq", "timestamp", "item_key"],
-            write_page_checksum=True,
-        )
+        return parquet_writer(self._open.enter_context(new_file(self.staged)), self._table)
+
+
+def parquet_writer(file: BinaryIO, table: str) -> pq.ParquetWriter:
+    """Writes a segment of a table."""
+    words = word_columns(table)
+    return pq.ParquetWriter(
+        file,
+        SCHEMAS[table],
+        compression="zstd",
+        compression_level=_ZSTD_LEVEL,
+        use_dictionary=words,
+        write_statistics=[*words, "item_index", "revision", "commit_seq", "timestamp", "item_key"],
+        write_page_checksum=True,
+    )
 
 
 class _Group:
@@ -349,6 +354,13 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     sys.stdout.write(json.dumps(dataclasses.asdict(sealed)) + "\n")
     return EXIT_DONE
+
+
+def seal_error(exit_code: int, said: str, path: Path) -> CfbusError:
+    """What a child that could not seal is to whoever started it."""
+    error = CfbusError(f"Sealing {path} failed (exit code {exit_code}): {said or 'no word'}")
+    error.exit_code = exit_code if exit_code > 0 else CfbusError.exit_code
+    return error
 
 
 if __name__ == "__main__":

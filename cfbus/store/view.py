@@ -112,10 +112,10 @@ class View:
 
     def duckdb(self, connection: duckdb.DuckDBPyConnection | None = None) -> duckdb.DuckDBPyRelation:
         """A relation of this connection; without one of duckdb's own, as ``duckdb.sql`` uses it."""
-        source = connection if connection is not None else _library("duckdb")
+        source = connection if connection is not None else library("duckdb")
         paths = [glob.escape(path) for path in self.files()]
         if not paths:
-            return source.from_arrow(_plain_schema(self.table).empty_table())
+            return source.from_arrow(plain_schema(self.table).empty_table())
         relation = source.read_parquet(paths, hive_partitioning=False)
         keys = self._meeting_keys()
         if not keys:
@@ -125,7 +125,7 @@ class View:
 
     def polars(self) -> polars.LazyFrame:
         """A lazy frame."""
-        pl = _library("polars")
+        pl = library("polars")
         files, keys = self.files(), self._meeting_keys()
         if not files:
             frame: polars.LazyFrame = pl.from_arrow(self._schema().empty_table()).lazy()
@@ -138,7 +138,7 @@ class View:
 
         It copies the rows into its cache (``cache_dir``, else its own folder), and again when there are more.
         """
-        hf = _library("datasets")
+        hf = library("datasets")
         files = [glob.escape(path) for path in self.files()]
         if not files:
             nothing: dict[str, list[object]] = {name: [] for name in self._schema().names}
@@ -208,7 +208,7 @@ def _look(store: Store, latest: bool) -> View:
     if not passes and any(any(store.table_path(table).glob("*.parquet")) for table in _SEALED):
         raise damaged_file(store.manifest_path, "it is empty, though there are segments")
     names = [name for segment in segments for name in segment.files]
-    files = {table: tuple(name for name in names if _table_of(store, name) == table) for table in _SEALED}
+    files = {table: tuple(name for name in names if table_of(store, name) == table) for table in _SEALED}
     for table in _SNAPSHOTS:
         snapshot = store.snapshot_path(table)
         files[table] = (snapshot.name,) if snapshot.is_file() else ()
@@ -216,12 +216,12 @@ def _look(store: Store, latest: bool) -> View:
         "captions": sum(segment.rows for segment in segments),
         "failures": sum(segment.failures for segment in segments),
     }
-    meet = {"captions": _share_a_slot(passes), "failures": len(passes) > 1}
+    meet = {"captions": share_a_slot(passes), "failures": len(passes) > 1}
     position = segments[-1].last if segments else 0
     return View(store, "captions", latest, position, rows["captions"], files, rows, meet)
 
 
-def _table_of(store: Store, name: str) -> str:
+def table_of(store: Store, name: str) -> str:
     """The table that a file of the manifest is of. A store may come from a stranger: nothing outside is opened."""
     parts = PurePosixPath(name).parts
     if len(parts) < 2 or parts[0] not in _SEALED or ".." in parts:
@@ -229,11 +229,12 @@ def _table_of(store: Store, name: str) -> str:
     return parts[0]
 
 
-def _share_a_slot(passes: Sequence[PassRow]) -> bool:
+def share_a_slot(passes: Sequence[PassRow]) -> bool:
+    """Whether a row of one pass can replace one of another."""
     return max(Counter(slot for one in passes for slot in set(one.slots)).values(), default=0) > 1
 
 
-def _plain_schema(table: str) -> pyarrow.Schema:
+def plain_schema(table: str) -> pyarrow.Schema:
     """The schema for a library that would make an enumeration of a dictionary."""
     import pyarrow as pa
 
@@ -246,12 +247,13 @@ def _plain_schema(table: str) -> pyarrow.Schema:
     return pa.schema(list(plain(SCHEMAS[table])))
 
 
-def _library(name: str) -> ModuleType:
+def library(name: str, how: str = "") -> ModuleType:
+    """A library that is imported only when it is needed; ``how`` is how to get it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
         raise UsageError(
-            f"Reading a store with {name} needs that library, and it is not installed.", f"pip install {name}"
+            f"Reading a store with {name} needs that library, and it is not installed.", how or f"pip install {name}"
         ) from None

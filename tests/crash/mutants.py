@@ -185,4 +185,70 @@ MUTANTS = (
         "a wrong frame",
         workload=FLIPS,
     ),
+    Mutant(
+        "a compaction does not say what it is about to publish",
+        (Edit("store/compaction.py", "    manifest.add_spare(names.values(), 0)\n", ""),),
+        "which was sealed",
+        workload="compacted",
+        at_once=True,
+    ),
+    Mutant(
+        "a compaction names a file before it has its name",
+        (
+            Edit(
+                "store/compaction.py",
+                "    for table in written:\n        publish(staged[table], store.root / names[table])\n",
+                "",
+            ),
+            Edit(
+                "store/compaction.py",
+                "(store.root / name).stat().st_size for name in names.values()",
+                "staged[table].stat().st_size for table in names",
+            ),
+            Edit(
+                "store/compaction.py",
+                "    return joined\n",
+                "    for table in written:\n"
+                "        publish(staged[table], store.root / names[table])\n"
+                "    return joined\n",
+            ),
+        ),
+        "it is gone, though it was sealed",
+        workload="compacted",
+    ),
+    Mutant(
+        "old files go before the manifest has the new segment",
+        (
+            Edit(
+                "store/compaction.py",
+                "    done = manifest.done_of_segments()\n",
+                "    done = manifest.done_of_segments()\n"
+                "    for path in (store.root / name for one in group for name in one.files):\n"
+                "        remove_file(path)\n",
+            ),
+        ),
+        "it is gone, though it was sealed",
+        workload="compacted",
+        at_once=True,
+    ),
+    Mutant(
+        "a segment is joined although a crash may have left its journal file",
+        (
+            Edit(
+                "store/compaction.py",
+                'if not (store.journal_dir / f"{one.first:016d}.sqlite").exists()',
+                "if True",
+            ),
+        ),
+        "",
+        workload="compacted",
+        at_once=True,
+    ),
+    Mutant(
+        "old files are not called spare",
+        (Edit("store/manifest.py", 'connection.executemany("INSERT INTO spare VALUES (?, ?, ?)", rows)', "pass"),),
+        "which was sealed",
+        workload="compacted",
+        at_once=True,
+    ),
 )

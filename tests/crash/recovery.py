@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,8 +22,13 @@ from crash.cuts import Cut, Facts
 from crash.rig import BROKER, STORE, BrokerRig, WriterRig
 from crash.sample import PARTS, PASSES, SHARDS, Part, Row
 
+import cfbus
+from cfbus.store.compaction import compact
+from cfbus.store.folder import Store
 from cfbus.store.manifest import merge_ranges
 
+Files = Callable[[Path, str], list[Path]]
+"""The files of a table."""
 Place = tuple[int, int, int]
 """Pass, shard, item."""
 
@@ -43,11 +50,11 @@ _ROWS: dict[Row, Part] = {
 """All rows that there will ever be."""
 
 
-def recover(cut: Cut, root: Path) -> None:
-    """Lay the image out, recover, go on, and see that everything holds."""
+def recover(cut: Cut, root: Path, files: Files | None = None) -> None:
+    """Lay the image out, recover, go on, and see that everything holds. ``files``: of what a reader reads."""
     cut.lay_out(root)
     known = cut.known
-    seen = look(root)
+    seen = look(root, files)
     strangers = [row for row in seen if _ROWS[row].number not in cut.sent]
     assert not strangers, f"rows that nobody had sent: {strangers[:3]}"
     broker = BrokerRig(root)
@@ -61,15 +68,38 @@ def recover(cut: Cut, root: Path) -> None:
         broker.enrol("cyd")
     finally:
         broker.close()
-    _check_end(root, known)
+    _check_end(root, known, files)
 
 
-def look(root: Path) -> dict[Row, int]:
-    """What a reader of ``captions/*.parquet`` and ``failures/*.parquet`` sees: rows and their positions, none twice."""
+def recover_compacted(cut: Cut, root: Path) -> None:
+    """The same for readers by the manifest; and after another compaction a glob is exact again."""
+    recover(cut, root, by_manifest)
+    compact(Store.peek(root / STORE), time.time_ns(), 0)
+    assert look(root) == look(root, by_manifest)
+    _check_end(root, cut.known)
+    assert not list((root / STORE / "compacting").iterdir()), "a compaction left something"
+    WriterRig(root).close()
+
+
+def by_glob(root: Path, table: str) -> list[Path]:
+    """All files of a table."""
+    return sorted((root / STORE / table).glob("*.parquet"))
+
+
+def by_manifest(root: Path, table: str) -> list[Path]:
+    """Those that the manifest names; none before there is a store."""
+    if not (root / STORE / "store.json").exists():
+        return []
+    view = cfbus.open(root / STORE)
+    return [Path(path) for path in (view if table == "captions" else view.failures).files()]
+
+
+def look(root: Path, files: Files | None = None) -> dict[Row, int]:
+    """What a reader sees: rows and their positions, none twice."""
     rows: Counter[Row] = Counter()
     positions: dict[Row, int] = {}
     for table in ("captions", "failures"):
-        for path in sorted((root / STORE / table).glob("*.parquet")):
+        for path in (files or by_glob)(root, table):
             for row, position in _rows_of(table, path.read_bytes()):
                 rows[row] += 1
                 positions[row] = position
@@ -137,8 +167,8 @@ def _go_on(root: Path, known: Facts) -> tuple[str, int]:
         writer.close()
 
 
-def _check_end(root: Path, known: Facts) -> None:
-    rows = look(root)
+def _check_end(root: Path, known: Facts, files: Files | None = None) -> None:
+    rows = look(root, files)
     missing = [row for row in _ROWS if row not in rows]
     assert not missing, f"{len(missing)} rows are missing at the end, such as {missing[:3]}"
     for row, position in rows.items():

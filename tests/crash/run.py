@@ -25,13 +25,14 @@ if __name__ == "__main__":
 
 from crash.again import after_cuts, after_kills, kill_points  # noqa: E402
 from crash.cuts import SAMPLES, Cut, cuts  # noqa: E402
-from crash.recovery import recover  # noqa: E402
+from crash.recovery import recover, recover_compacted  # noqa: E402
 from crash.recovery_of_run import recover_run  # noqa: E402
 from crash.strace import Recording, read_folder, record  # noqa: E402
 
 import cfbus  # noqa: E402
 
-WORKLOADS = ("store", "store-killed", "store-killed-registry", "store-cut-again", "daemons")
+WORKLOADS = ("store", "compacted", "store-killed", "store-killed-registry", "store-cut-again", "daemons")
+HOW = {"daemons": recover_run, "compacted": recover_compacted}
 WIDEST = 100
 KILLS = 12
 AGAIN = 8
@@ -76,7 +77,7 @@ class Failure:
 
 def try_cuts(name: str, chosen: Sequence[Cut], folder: Path) -> Iterator[Failure]:
     """Recover from each of these cuts of a workload."""
-    how = recover_run if name == "daemons" else recover
+    how = HOW.get(name, recover)
     for number, cut in enumerate(chosen):
         root = folder / f"image-{number}"
         try:

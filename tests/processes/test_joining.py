@@ -21,6 +21,7 @@ from processes.support import Command, Nursery, Terminals, until
 from cfbus import runtime
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
+from cfbus.bus.following import Connection
 from cfbus.bus.invite_line import Invite, invite_line, parse_invite
 from cfbus.bus.wire import decode, encode
 from cfbus.errors import CfbusError, UsedInviteError
@@ -219,9 +220,9 @@ def test_the_key_of_an_invite_may_do_nothing_but_enrol(bus: Bus, tmp_path: Path)
         watch.close()
         client.close(0)
         context.term()
+    assert json.loads(bus.admin("status", "--json"))["workers"] == 0
     # Nor does it reach the statistics.
-    stats = json.loads(bus.admin("status", "--json"))
-    assert stats["workers"] == 0
+    assert joining.subscribed(bus.terminals.stats, facts.server, invite.pair) is Connection.REFUSED
 
 
 def test_a_key_that_needs_approval_waits_for_it(bus: Bus, told: Told, tmp_path: Path) -> None:
@@ -296,6 +297,7 @@ def test_a_monitor_is_tried_at_the_statistics(bus: Bus, told: Told, tmp_path: Pa
     said = join(told, 0, bus.invite(tmp_path, "--role", "monitor"), tmp_path / "me")
     assert f"cfbus-top --config {tmp_path}/me/top.yaml" in said
     told(0, "cfbus-top", "--config", tmp_path / "me" / "top.yaml", "--once")
+    told(0, "cfbus", "doctor", "top", "--config", tmp_path / "me" / "top.yaml")
 
 
 def test_without_a_broker_the_file_is_worked_on(bus: Bus, told: Told, tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ class Feeders:
         """The broker is about to hear this."""
         if isinstance(message, m.Hello) and node.role is m.Role.FEEDER:
             self._world.seen["feeder comes with leases"] += bool(message.held)
-            self._told[node.connection] = set(message.held)
+            # Beside what it was told since: a HELLO that came twice says what was held when it was sent.
+            self._told.setdefault(node.connection, set()).update(message.held)
         if isinstance(message, m.Allowed) and not message.problem:
             self._yes[message.lease] = node.connection
 

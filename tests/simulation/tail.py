@@ -277,6 +277,9 @@ class Tail:
                 peer = e.Peer((int(node.part.name[1:]), 0), f"key-{node.part.name}", node.part.name, m.Role.WORKER)
                 heard = functools.partial(self._broker_hears, peer, effect.message, effect.payload)
                 self.later(node.delay, heard)
+            elif isinstance(effect, e.UseSpec):
+                assert node.core is not None
+                self._carry_out(node, node.core.applied("applied"))
             elif isinstance(effect, e.Abandon):
                 for index in [index for start, end in effect.pairs for index in range(start, end)]:
                     self._thrown_away += node.engine.abandon((effect.lease, index), self.now)

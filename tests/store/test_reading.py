@@ -73,6 +73,13 @@ def test_nothing_was_written_yet(path: Path) -> None:
     assert names(path.parent) == ["a.sqlite"]
 
 
+def test_nothing_was_committed_before_the_power_went(path: Path) -> None:
+    path.write_bytes(bytes(4096))
+    path.with_name(path.name + "-journal").write_bytes(b"x")
+    with closing(connect_to_read(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+
+
 def test_what_is_no_database(path: Path) -> None:
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(DamagedStoreError, match="not a database"):

@@ -259,3 +259,19 @@ def test_a_server_key_that_is_missing_or_damaged() -> None:
         way_of("worker", ("tcp://h:1", ""), generate(), Role.WORKER, "birds")
     with pytest.raises(CfbusError, match=r"worker\.server_key"):
         way_of("worker", ("tcp://h:1", line[:20]), generate(), Role.WORKER, "birds")
+
+
+def a_monitors(bench: Bench, pair: KeyPair, server: bytes | None = None) -> Way:
+    return Way(bench.stats_endpoint, server or bench.pair.public, pair, Role.MONITOR, "birds", "admin")
+
+
+def test_a_monitor_at_the_statistics(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "TIMEOUT_SECONDS", 60.0)
+    assert looked(a_monitors(bench, bench.enrol(Role.MONITOR)))[-1].verdict is Verdict.OK
+    waits = last(a_monitors(bench, bench.enrol(Role.MONITOR, KeyState.PENDING)))
+    assert "waits for approval" in waits.sentence
+    unknown = last(a_monitors(bench, generate()))
+    assert "does not admit this key" in unknown.sentence
+    wrong = last(a_monitors(bench, bench.enrol(Role.MONITOR), generate().public))
+    assert "has another key than admin.server_key" in wrong.sentence
+    assert {waits.exit_code, unknown.exit_code, wrong.exit_code} == {77}

@@ -1,0 +1,1 @@
+"""What comes out of a store for other programs: tables, sidecars, tars."""

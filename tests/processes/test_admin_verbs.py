@@ -1,0 +1,103 @@
+"""`cfbus-admin` as a person and a script use it, against a bus that runs; and `/metrics` of its daemons."""
+
+from __future__ import annotations
+
+import json
+import signal
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from processes.support import Nursery, Terminals, free_port, until
+from prometheus_client.parser import text_string_to_metric_families
+
+ITEMS = 400
+BUS = (
+    "dataset.source=scripted",
+    f"dataset.items={ITEMS}",
+    "captions.engine=scripted",
+    "captions.scripted.rate=20",
+    "captions.scripted.failures=0.05",
+    "broker.max_attempts=1",
+    "worker.name=ann",
+)
+
+
+class Admin:
+    """Asks one verb after the other."""
+
+    def __init__(self, nursery: Nursery, bus: Terminals) -> None:
+        self._nursery = nursery
+        self._bus = bus
+
+    def __call__(self, *words: str, ends: int = 0, key: str = "admin") -> str:
+        pair = f"admin.key_file={self._bus.folder}/keys/{key}.key_secret"
+        command = self._nursery.start("cfbus.tools.admin", "--config", self._bus.config, "--set", pair, *words)
+        return command.ends(ends)
+
+    def json(self, *words: str, ends: int = 0) -> Any:
+        return json.loads(self(*words, "--json", ends=ends).splitlines()[0])
+
+
+def figures(port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+
+
+def test_a_run_is_looked_at_steered_and_ended(nursery: Nursery, tmp_path: Path) -> None:
+    port = free_port()
+    bus = Terminals(nursery, tmp_path / "bus", *BUS, f"metrics.port={port}")
+    ask = Admin(nursery, bus)
+    assert "No broker answered" in ask("health", ends=75)
+    broker = bus.start("broker")
+    broker.says("broker.serves")
+    assert "writer-away" in ask("health", ends=75)
+    writer, gpu = bus.start("writer"), bus.start("gpu-0")
+    gpu.says("spec.used")
+    with bus.watch() as watch:
+        watch.until("something is done", lambda s: s.captions > 0 and s.dead_letters > 0)
+        assert ask.json("health")["healthy"]
+        (worker,) = ask.json("workers")
+        assert worker["name"] == "ann-0"
+        leases = ask.json("leases", "--worker", "ann-0")
+        assert {lease["kind"] for lease in leases} <= {"primary", "backup", "preparing"}
+        shard = leases[0]["job"].rpartition(":")[0]
+        story = ask.json("story", shard)["rows"]
+        assert {"leased", "stored"} <= {line["what"] for line in story}
+        assert [line["at"] for line in story] == sorted(line["at"] for line in story)
+        assert figures(port)["cfbus_workers"] == 1
+        assert figures(port)["cfbus_loop_turns"] == 1
+        assert figures(port + 1)["cfbus_captions"] > 0
+        assert figures(port + 10)["cfbus_captioned_total"] > 0
+
+        assert "Did you mean 'health'" in ask("helth", ends=2)
+        assert "There is no shard 'nowhere'" in ask("reset", "nowhere", ends=2)
+        assert "Say what to reset" in ask("reset", ends=2)
+        assert "refuses" in ask("status", key="gpu-0", ends=77)
+
+        ask("pause")
+        assert "paused" in ask("health")
+        held = ask.json("reset", shard, "--dry-run")
+        assert held["leases"] == len(ask.json("leases"))
+        assert ask.json("reset", "--contributor", worker["contributor"])["leases"] >= 1
+        until("the leases are gone", lambda: not ask.json("leases"))
+        ask("resume")
+        watch.until("it is leased again", lambda s: s.leased > 0)
+        assert ask.json("shutdown", "--when-done")["ends"] == "when all is captioned and sealed"
+        broker.ends(0, 120)
+    log = [(line["verb"], line["outcome"].partition(":")[0]) for line in ask.json("--offline", "audit")]
+    assert ("reset", "refused") in log
+    assert ("reset", "done") in log
+    assert ("pause", "done") in log
+    for daemon in (gpu, writer):
+        daemon.signal(signal.SIGTERM)
+        daemon.ends(0)
+    letters = ask.json("dead-letters")
+    assert letters["dead_letters"] == len(letters["rows"]) > 0
+    assert ask.json("dead-letters", "--by-reason")[0]["count"] == str(letters["dead_letters"])
+    assert ask.json("scan") == {"whole": True, "findings": []}
+    assert ask.json("rebuild-ledger")["aside"]
+    assert ask.json("rebuild-ledger")["aside"] is None
+    next((bus.store / "captions").glob("*.parquet")).unlink()
+    assert "not there" in ask("scan", ends=74)
