@@ -4,9 +4,8 @@ A frame is stored as it came from the wire, with what the broker said of it. Kno
 frame, nor how it becomes parquet; whoever appends has checked it.
 
 Invariants: positions have no gaps, from the last sealed one over all files in order; a file is named by
-its first position; a file is closed exactly when it is out of WAL mode, then it is complete in itself and
-never changes; every row has two checksums, one of the frame and one of the rest. What does not hold is
-left as it lies and the journal does not open: setting a file aside unasked would make the loss silent.
+its first position; a closed file is out of WAL mode, complete in itself, and never changes; a row has two
+checksums, of the frame and of the rest. What does not hold stays as it lies and the journal does not open.
 """
 
 from __future__ import annotations

@@ -106,17 +106,15 @@ def test_a_json_line_without_end_costs_a_sentence_and_no_memory(
     assert peak < 8 << 20
 
 
+CUT_OFF = gzip.compress(b"url\n" + b"http://a/1\n" * 1000, mtime=0)[:-20]
+
+
 @pytest.mark.parametrize(
     ("name", "data", "rows", "said"),
     [
         ("a.csv", "url\nhttp://a/1\n" + "x" * (MAX_LINE_BYTES + 1) + "\nhttp://a/2\n", 1, "a line of more than"),
         ("a.csv", 'url\nhttp://a/1\n"' + "x\n" * 100_000, 1, "field larger than"),
-        (
-            "a.csv.gz",
-            gzip.compress(b"url\n" + b"http://a/1\n" * 1000, mtime=0)[:-20],
-            None,
-            "cannot be read any further",
-        ),
+        ("a.csv.gz", CUT_OFF, None, "cannot be read any further"),
         ("a.csv.gz", b"no gzip at all", 0, "cannot be read"),
         ("a.parquet", b"PAR1 no parquet at all", 0, "cannot be read any further"),
         ("a.parquet", b"", 0, "cannot be read any further"),
