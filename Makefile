@@ -22,7 +22,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 VLLM_WANTED = $(or $(VLLM),$(CI),$(wildcard $(VENV_VLLM)/.made))
 TEST = $(RUN) -m pytest -q $(PYTEST_ARGS)
 # What waits more than it works, as chaos does, goes on side by side.
-PARTS := simulation crash processes chaos
+PARTS := simulation crash processes abuse chaos
 TEST_VLLM = $(RUN_VLLM) -m pytest -q -n 2 --dist loadfile -o filterwarnings=default -o timeout=600 -k vllm \
 	$(PYTEST_ARGS) tests/vllm_real tests/engines/test_contract.py
 

@@ -52,6 +52,22 @@ class Storage(Section):
     )
 
 
+class KeyLimits(Section):
+    connections: Whole = Field(
+        default=256, ge=1, le=1 << 20, description="The most connections of one key to the bus at the same time."
+    )
+    handshakes_per_minute: Whole = Field(
+        default=1200, ge=1, le=1 << 30, description="How often one key may connect, each minute."
+    )
+    leases: Whole = Field(default=8192, ge=1, le=1 << 20, description="The most leases of one key at the same time.")
+    messages_per_second: Whole = Field(
+        default=20_000, ge=1, le=1 << 30, description="How many messages one key may send, each second."
+    )
+    mib_per_second: Whole = Field(
+        default=512, ge=1, le=1 << 20, description="How much one key may send (MiB), each second."
+    )
+
+
 class Broker(Section):
     host: Line = Field(
         default="127.0.0.1",
@@ -79,7 +95,7 @@ class Broker(Section):
     max_attempts: Whole = Field(
         default=3, ge=1, le=100, description="After so many failed attempts an item becomes a dead letter."
     )
-
+    limits: KeyLimits = Field(default_factory=KeyLimits, description="What one key may cost the bus.")
     key_days: Whole = Field(
         default=90,
         ge=0,

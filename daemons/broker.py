@@ -36,7 +36,7 @@ from cfbus.core.effects import (
 )
 from cfbus.core.state import Rules
 from cfbus.core.watching import status
-from cfbus.daemons import figures, registrar
+from cfbus.daemons import figures, guard, registrar
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.metrics import Figure, Metrics
 from cfbus.daemons.publishing import Publisher
@@ -94,12 +94,14 @@ class BrokerDaemon:
             max_attempts=own.max_attempts,
             accept_loss=accept_loss,
             delivery=settings.dataset.delivery,
+            leases_per_key=settings.broker.limits.leases,
         )
         self._core = Broker(rules, runtime.new_id, self._ledger.remembered(), runtime.now())
         self._dropped: Counter[str] = Counter()
         self._owed: list[Effect] = []
         self._watchdog_at = self._keys_at = 0.0
         self._tick_at = 0.0
+        self._limits = guard.limits_of(settings.broker.limits)
         self._cut_at = float("inf")
         self._loop = runtime.Loop()
         self._reconfiguring = Reconfiguring(begin.load, settings, self._loop.wake, self._take)
@@ -109,7 +111,7 @@ class BrokerDaemon:
         host, port, stats_port = settings.broker.host, settings.broker.port, settings.broker.stats_port
         self._peer_limit = connections.peer_limit()
         self._context: sockets.Context = zmq.Context()
-        self._door = auth.Authenticator()
+        self._door = auth.Authenticator(self._limits.handshakes_per_minute)
         self._door.start(self._context, self._table, DOMAINS)
         self._bus, self.port = sockets.bind_bus(self._context, self._pair, host, port)
         self._peers = connections.PeerWatch(self._bus)
@@ -117,6 +119,9 @@ class BrokerDaemon:
         self._publisher = Publisher(self._stats)
         self._metrics = Metrics(settings, "broker", self._loop, self._figures)
         self._monitors = connections.PeerWatch(self._stats)
+        self._guard = guard.Guard(
+            self._limits, self._door, self._peers, self._monitors, self._dropped, self._peer_limit
+        )
         self._loop.watch(self._bus, self._receive)
         self._loop.watch(self._stats, self._subscriptions)
         self.endpoint = f"tcp://{host if host not in ('0.0.0.0', '::') else '127.0.0.1'}:{self.port}"  # noqa: S104
@@ -178,9 +183,7 @@ class BrokerDaemon:
             self._carry_out(self._core.tick(at, runtime.wall()))
         if at >= self._watchdog_at:
             self._watchdog_at = at + WATCHDOG_SECONDS
-            cut = self._peers.cut_endless() + self._monitors.cut_endless()
-            if cut:
-                self._log.warning("peers.cut", count=cut, why="a message without end")
+            self._look_around(at)
         if at >= self._cut_at:
             self._cut_at = float("inf")
             self._peers.cut_keys(self._admitted)
@@ -188,7 +191,7 @@ class BrokerDaemon:
             self._keys_at = at + KEYS_SECONDS
             self._reload_keys()
         self._carry_out(self._reconfiguring.turn(self._core, at))
-        self._publisher.publish(self._core, at)
+        self._publisher.publish(self._core, at, lambda: self._guard.counts(self._core.counts))
         deadline = self._core.next_deadline()
         self._tick_at = float("inf") if deadline is None else deadline
         return min(
@@ -199,16 +202,40 @@ class BrokerDaemon:
         batch = sockets.drain(self._bus, DRAIN_MESSAGES, self._dropped)
         at, wall = runtime.now(), runtime.wall()
         effects: list[Effect] = []
+        self._guard.delivered(batch)
         for inbound in batch:
             effects += self._handle(inbound, at, wall)
-        self._peers.delivered(batch)
         self._carry_out(effects)
+
+    def _look_around(self, at: float) -> None:
+        alarms = self._guard.look(at, self._table)
+        for public, why in alarms.suspend.items():
+            self._suspend(public, why)
+        self._carry_out([*alarms.notes])
+
+    def _judged(self, judged: guard.Judged, inbound: sockets.Inbound) -> list[Effect]:
+        if judged.suspend:
+            self._suspend(inbound.user_id, judged.suspend)
+        return [Send(inbound.routing_id, judged.error)] if judged.error else []
+
+    def _suspend(self, public: bytes, why: str) -> None:
+        """For what it did; an admin resumes it."""
+        self._registrar.suspend(public, why)
+        self._use_table()
 
     def _handle(self, inbound: sockets.Inbound, at: float, wall: int) -> list[Effect]:
         entry = self._table.admitted(inbound.user_id)
         if entry is None:
             self._dropped["key-not-admitted"] += 1
             return []
+        judged = self._guard.judge(inbound, entry, at)
+        if judged is not None:
+            return self._judged(judged, inbound)
+        effects = self._understand(inbound, entry, at, wall)
+        judged = self._guard.refused(entry, effects, at)
+        return effects if judged is None else self._judged(judged, inbound)
+
+    def _understand(self, inbound: sockets.Inbound, entry: auth.KeyEntry, at: float, wall: int) -> list[Effect]:
         public, expires = entry.public.decode(), registrar.microseconds(entry.expires)
         mark = keys.fingerprint(entry.public)
         peer = Peer(inbound.routing_id, mark, entry.contributor, entry.role, public, expires)
@@ -218,7 +245,10 @@ class BrokerDaemon:
             return self._core.refuse(peer, error.code, str(error))
         if isinstance(message, m.Hello) and len(self._core.peers) >= self._peer_limit:
             sentence = f"This broker has {self._peer_limit} peers, as many as it may hold open."
+            self._core.counts.notice("message.full")
             return [Send(peer.connection, m.Error(code="full", sentence=sentence, retry_after=60.0))]
+        if isinstance(message, m.Bye):
+            self._guard.said_bye(inbound)
         return self._core.handle(peer, message, payload, at, wall)
 
     def _carry_out(self, effects: list[Effect]) -> None:
@@ -236,9 +266,8 @@ class BrokerDaemon:
                     self._answer(peer, request)
                 case EnrolKey(peer, request):
                     self._enrol(peer, request)
-                case Note(event, facts):
-                    self._log.info(event, **dict(facts))
-                    self._publisher.happened(effect, runtime.wall())
+                case Note():
+                    self._note(effect)
                 case Leave():
                     self._loop.stop_requests += 1
                 case Stop(sentence, hint):
@@ -251,6 +280,11 @@ class BrokerDaemon:
         if self._table is not self._registrar.table:
             self._use_table()
         self._send(peer.connection, enrolled)
+
+    def _note(self, note: Note) -> None:
+        if self._guard.worth_a_line(note, runtime.now()):
+            self._log.info(note.event, **dict(note.facts))
+        self._publisher.happened(note, runtime.wall())
 
     def _send(self, to: Connection, message: m.Message, payload: bytes = b"") -> None:
         assert isinstance(to, bytes)

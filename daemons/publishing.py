@@ -7,14 +7,14 @@ cannot keep up misses messages.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from pydantic import BaseModel
 
 from cfbus.bus import sockets
 from cfbus.core.broker import Broker
 from cfbus.core.effects import Note
-from cfbus.core.snapshot import Activity, Happening
+from cfbus.core.snapshot import Activity, Happening, Refusals
 from cfbus.core.watching import leaderboard, quality, status, throughput, workers
 
 STATS_SECONDS = 1.0
@@ -54,7 +54,7 @@ class Publisher:
         """When something is due; never while nobody watches."""
         return min(self._status_at, self._slow_at, self._workers_at) if self._watchers > 0 else float("inf")
 
-    def publish(self, core: Broker, at: float) -> None:
+    def publish(self, core: Broker, at: float, refusals: Callable[[], Mapping[str, int]]) -> None:
         """What is due; the state of the run at once when it is finished, sealed, paused or in trouble."""
         if self._watchers <= 0:
             return
@@ -68,6 +68,7 @@ class Publisher:
             self._tell(b"quality", quality(core))
             self._tell(b"leaderboard", leaderboard(core))
             self._tell(b"activity", Activity(events=tuple(self._events)))
+            self._tell(b"refusals", Refusals(counts=dict(refusals())))
         if at >= self._workers_at:
             pages = workers(core, at)
             self._workers_at = at + (WORKERS_SECONDS if len(pages) > MANY_PAGES else STATS_SECONDS)

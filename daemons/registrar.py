@@ -138,6 +138,15 @@ class Registrar:
         except (CfbusError, sqlite3.Error) as error:
             self._log.error("audit.not-written", verb=request.verb, who=peer.key, why=str(error))
 
+    def suspend(self, public: bytes, why: str) -> None:
+        """For what its owner did to the bus; the table is up to date afterwards."""
+        try:
+            registry = self._there()
+            registry.set_state(public, KeyState.SUSPENDED, who="broker", now=time.time(), reason=why)
+            self._take_up(registry)
+        except (CfbusError, sqlite3.Error) as error:
+            self._log.error("key.not-suspended", why=str(error))
+
     def answer(self, peer: Peer, request: m.Admin) -> m.Reply:
         """The answer to an admin; the table is up to date afterwards."""
         try:

@@ -30,6 +30,7 @@ from cfbus.bus.columns import LAYOUTS, Layout
 from cfbus.bus.fields import Message, Part, Role
 from cfbus.bus.messages import BY_TAG, MAY_SEND
 from cfbus.config_overlay import ENV_PREFIX
+from cfbus.config_sections import KeyLimits
 from cfbus.config_words import Section
 from cfbus.store.schema import DESCRIPTIONS, SCHEMAS
 from cfbus.tools import captionflow_keys
@@ -239,6 +240,11 @@ def _configuration() -> str:
     return sections("###", ((code(name), body(name, info)) for name, info in config.Config.model_fields.items()))
 
 
+def _key_limits() -> str:
+    rows = [(key, default, meaning) for key, _, default, _, meaning in _config_rows(KeyLimits, ("broker", "limits"))]
+    return table(("key", "default", "meaning"), rows)
+
+
 def _exit_codes() -> str:
     rows: list[tuple[int, str, str]] = []
     for name, value in vars(errors).items():
@@ -327,7 +333,7 @@ def _captionflow_sources() -> str:
 PARTS: Mapping[str, Callable[[], str]] = {
     "messages": _messages, "types": _types, "fields": _fields, "parts": _parts, "roles": _roles,
     "payloads": _payloads, "limits": _limits, "timers": _timers, "parquet": _parquet, "configuration": _configuration,
-    "exit-codes": _exit_codes, "verbs": _verbs, "options": _options, "layers": _layers,
+    "exit-codes": _exit_codes, "key-limits": _key_limits, "verbs": _verbs, "options": _options, "layers": _layers,
     "captionflow": _captionflow, "captionflow-sources": _captionflow_sources,
 }  # fmt: skip
 

@@ -174,12 +174,12 @@ def test_every_reason_to_wait_is_explained() -> None:
     returns = [node.value for node in ast.walk(why) if isinstance(node, ast.Return)]
     reasons = {str(value.value) for value in returns if isinstance(value, ast.Constant) and value.value}
     assert {"paused", "finished"} <= reasons, "the search finds nothing any more"
-    reasons |= {"nothing-free", *(f"writer-{state}" for state in ("full", "disk-full"))}
+    reasons |= {"nothing-free", "too-many-leases", *(f"writer-{state}" for state in ("full", "disk-full"))}
     assert {reason for reason in reasons if f"`{reason}`" not in prose_of("protocol.md")} == set()
 
 
 def test_every_key_of_the_configuration_is_explained() -> None:
-    parts = {(), ("scripted",), ("sampling",), ("downloads",)}
+    parts = {(), ("scripted",), ("sampling",), ("downloads",), ("limits",)}
     paths = [path for path in config.SCHEMA.known_paths() if path[1:] not in parts]
     assert ("worker", "spool_dir") in paths
     assert {key for key in map(".".join, paths) if f"| `{key}` |" not in text_of("configuration.md")} == set()

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import socket as tcp
 import threading
+import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,6 +29,7 @@ from zmq.utils import z85
 from cfbus.bus.keys import KEY_BYTES
 from cfbus.bus.messages import Role
 from cfbus.bus.sockets import Context, Socket
+from cfbus.core.limits import Budget
 
 ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
 _ZAP_VERSION: Final = b"1.0"
@@ -59,9 +62,16 @@ class Reason(StrEnum):
     WRONG_DOMAIN = "wrong-domain"
     WRONG_MECHANISM = "wrong-mechanism"
     MALFORMED = "malformed"
+    TOO_OFTEN = "too-often"
 
 
-_STATUS: Final = {Reason.ADMITTED: b"200", Reason.PENDING: b"300", Reason.SUSPENDED: b"300", Reason.MALFORMED: b"500"}
+_STATUS: Final = {
+    Reason.ADMITTED: b"200",
+    Reason.PENDING: b"300",
+    Reason.SUSPENDED: b"300",
+    Reason.TOO_OFTEN: b"300",
+    Reason.MALFORMED: b"500",
+}
 _REFUSED: Final = b"400"
 _OPEN_STATES: Final = frozenset({KeyState.ACTIVE, KeyState.RETIRING})
 _CLOSED_STATES: Final = {
@@ -155,7 +165,11 @@ class Authenticator:
     connected already is cut by the caller (``connections.PeerWatch``).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, handshakes_per_minute: int = 0) -> None:
+        """``handshakes_per_minute`` is the most for one key; 0 leaves them unlimited."""
+        self._per_minute = handshakes_per_minute
+        self._knocks: dict[bytes, Budget] = {}
+        self._too_often: Counter[bytes] = Counter()
         self._table = KeyTable()
         self._domains: dict[bytes, frozenset[Role]] = {}
         self._counts = dict.fromkeys(Reason, 0)
@@ -193,6 +207,11 @@ class Authenticator:
         """How often each verdict was given so far."""
         return dict(self._counts)
 
+    def too_often(self) -> dict[bytes, int]:
+        """Which keys (Z85) were put off for shaking hands too often, and how often, since this was last asked."""
+        seen, self._too_often = self._too_often, Counter()
+        return dict(seen)
+
     def stop(self) -> None:
         """End the thread; from then on nobody gets in. Harmless when it never ran or ended already."""
         if self._wake is not None:
@@ -216,8 +235,21 @@ class Authenticator:
     def _answer(self, handler: Socket) -> None:
         frames = handler.recv_multipart()
         request = frames[_ENVELOPE:]
-        verdict = decide(request, self._table, self._domains)
+        verdict = self._within_limit(decide(request, self._table, self._domains))
         self._counts[verdict.reason] += 1
         if len(request) < 2 or frames[1]:
             return
         handler.send_multipart([frames[0], b"", _ZAP_VERSION, request[1], verdict.status, b"", verdict.user_id, b""])
+
+    def _within_limit(self, verdict: Verdict) -> Verdict:
+        """Only keys that are let in have a budget, so there are never more budgets than keys."""
+        if verdict.reason is not Reason.ADMITTED or not self._per_minute:
+            return verdict
+        now, key = time.monotonic(), verdict.user_id
+        budget = self._knocks.get(key)
+        if budget is None:
+            budget = self._knocks[key] = Budget(self._per_minute / 60.0, 60.0, now)
+        if budget.take(1, now):
+            return verdict
+        self._too_often[key] += 1
+        return Verdict(Reason.TOO_OFTEN)

@@ -11,12 +11,14 @@ Invariants:
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import os
 import resource
 import socket as tcp
 import struct
 import termios
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +35,17 @@ ENDLESS_BYTES: Final = 8 * 1024 * 1024
 _KEPT_FILES: Final = 256
 # Where the kernel's ``tcp_info`` keeps tcpi_bytes_received (Linux 4.1 and later).
 _TCP_BYTES_RECEIVED: Final = 128
+_HOST_BITS: Final = 64
+_FAILED: Final = frozenset({zmq.Event.ACCEPT_FAILED, zmq.Event.HANDSHAKE_FAILED_NO_DETAIL})
+# Not HANDSHAKE_FAILED_PROTOCOL: libzmq 4.3.5 tells it between finding a broken MESSAGE and hanging up, forgets in
+# between that it wanted to hang up, and keeps a deaf connection whose descriptor nothing frees any more.
+_WATCHED: Final = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_ACCEPT_FAILED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
 _OUTCOMES: Final = frozenset(
     {Connection.HANDSHAKE_OK, Connection.REFUSED, Connection.HUNG_UP, Connection.LATER, Connection.WRONG_SERVER}
 )
@@ -76,6 +89,10 @@ class _Peer:
     # Of its newest message; empty while none has come.
     routing_id: bytes = b""
     user_id: bytes = b""
+    host: str = ""
+    heard: float = 0.0
+    extra: bool = False
+    farewell: bool = False
     closing: bool = False
 
 
@@ -89,21 +106,65 @@ class PeerWatch:
 
     def __init__(self, server: Socket) -> None:
         self._server = server
-        self._events = monitor(server, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
+        self._events = monitor(server, _WATCHED)
         self._peers: dict[int, _Peer] = {}
+        self._of_key: Counter[bytes] = Counter()
+        self.noticed: Counter[str] = Counter()
+        """What went wrong at this door, by its name; names are libzmq's and a handful of ours."""
 
-    def delivered(self, batch: Iterable[Inbound]) -> None:
-        """Credit what ``drain`` brought up, and note whose connections these are."""
-        self._follow()
+    def delivered(self, batch: Iterable[Inbound], most: int = 0) -> None:
+        """Credit what ``drain`` brought up, and note whose connections these are.
+
+        A connection of a key that has ``most`` already is one too many: see ``is_extra``.
+        """
+        self.follow()
+        now = time.monotonic()
         for message in batch:
             peer = self._peers.get(message.fd)
             if peer is not None:
                 peer.delivered += sum(wire_bytes(len(frame)) for frame in message.frames)
-                peer.routing_id, peer.user_id = message.routing_id, message.user_id
+                if not peer.user_id:
+                    self._of_key[message.user_id] += 1
+                    peer.extra = 0 < most < self._of_key[message.user_id]
+                peer.routing_id, peer.user_id, peer.heard = message.routing_id, message.user_id, now
+
+    def is_extra(self, fd: int) -> bool:
+        """Whether it is one more than its key may have."""
+        peer = self._peers.get(fd)
+        return peer is not None and peer.extra
+
+    def said_farewell(self, fd: int) -> None:
+        """Its end is no surprise."""
+        if peer := self._peers.get(fd):
+            peer.farewell = True
+
+    def hosts(self) -> dict[bytes, set[str]]:
+        """From which hosts each key (Z85) is connected now; of IPv6 the network, as hosts change the rest."""
+        self.follow()
+        found: dict[bytes, set[str]] = {}
+        for peer in self._peers.values():
+            if peer.user_id:
+                found.setdefault(peer.user_id, set()).add(peer.host)
+        return found
+
+    def cut_extra(self) -> int:
+        """Cut the connections that are too many for their keys; how many."""
+        self.follow()
+        return sum(cut(fd, peer.address) for fd, peer in list(self._peers.items()) if peer.extra)
+
+    def cut_silent(self, seconds: float, room: int) -> int:
+        """Cut whom nothing was heard of for so long, and, the oldest first, of those who never said anything as many
+        as are above ``room``: who speaks must not run out of descriptors for who does not. How many."""
+        self.follow()
+        now = time.monotonic()
+        late = {fd: peer for fd, peer in self._peers.items() if now - peer.heard > seconds}
+        unheard = [fd for fd, peer in self._peers.items() if not peer.user_id]
+        late.update((fd, self._peers[fd]) for fd in unheard[: max(len(self._peers) - room, 0)])
+        return sum(cut(fd, peer.address) for fd, peer in late.items())
 
     def cut_endless(self) -> int:
         """Cut every peer that is more than ``ENDLESS_BYTES`` ahead; how many. Once a second will do."""
-        self._follow()
+        self.follow()
         return sum(
             cut(fd, peer.address)
             for fd, peer in list(self._peers.items())
@@ -112,7 +173,7 @@ class PeerWatch:
 
     def closing(self, admitted: Callable[[bytes], bool]) -> dict[bytes, bytes]:
         """Who is to be cut by the next ``cut_keys`` and was not told so yet: routing ids and their keys (Z85)."""
-        self._follow()
+        self.follow()
         fresh = {}
         for peer in self._peers.values():
             closed = bool(peer.user_id) and not admitted(peer.user_id)
@@ -123,7 +184,7 @@ class PeerWatch:
 
     def cut_keys(self, admitted: Callable[[bytes], bool]) -> list[bytes]:
         """Cut every peer that has said something and whose key (Z85) is not ``admitted`` now; their routing ids."""
-        self._follow()
+        self.follow()
         out = [(fd, peer) for fd, peer in self._peers.items() if peer.user_id and not admitted(peer.user_id)]
         for fd, peer in out:
             cut(fd, peer.address)
@@ -131,7 +192,7 @@ class PeerWatch:
 
     def cut_all(self) -> int:
         """Cut everybody, for where it cannot be told who is who; how many. Those who may come back do."""
-        self._follow()
+        self.follow()
         return sum(cut(fd, peer.address) for fd, peer in self._peers.items())
 
     def close(self) -> None:
@@ -140,13 +201,42 @@ class PeerWatch:
             self._server.disable_monitor()
         self._events.close()
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
+        """Take note of what happened since it was last done; all that is asked here does so first."""
         while self._events.poll(0):
             event = recv_monitor_message(self._events)
-            fd = int(event["value"])
-            self._peers.pop(fd, None)
-            if event["event"] == zmq.EVENT_ACCEPTED and (address := peer_address(fd)) is not None:
-                self._peers[fd] = _Peer(address)
+            kind, value = zmq.Event(event["event"]), int(event["value"])
+            if kind in _FAILED:
+                # libzmq does not say on which connection.
+                self.noticed["accept.failed" if kind is zmq.Event.ACCEPT_FAILED else "handshake.unfinished"] += 1
+                continue
+            self._forget(value, broken=kind is zmq.Event.DISCONNECTED)
+            if kind is zmq.Event.ACCEPTED:
+                # It may be gone already; then its end is the next that is told of this descriptor.
+                self._peers[value] = _Peer(peer_address(value) or "", host=_host_of(value), heard=time.monotonic())
+
+    def _forget(self, fd: int, *, broken: bool) -> None:
+        peer = self._peers.pop(fd, None)
+        if peer is None:
+            return
+        if peer.user_id:
+            self._of_key[peer.user_id] -= 1
+            if not self._of_key[peer.user_id]:
+                del self._of_key[peer.user_id]
+        if broken and not peer.farewell:
+            self.noticed["connection.broke-off" if peer.user_id else "connection.never-spoke"] += 1
+
+
+def _host_of(fd: int) -> str:
+    """Where a connection comes from, without its port."""
+    with suppress(OSError, ValueError), _borrowed(fd) as connection:
+        address = ipaddress.ip_address(str(connection.getpeername()[0]).partition("%")[0])
+        if isinstance(address, ipaddress.IPv4Address):
+            return str(address)
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, _HOST_BITS), strict=False))
+    return ""
 
 
 class Stranger:

@@ -76,15 +76,25 @@ MESSAGES: tuple[type[Message], ...] = (
 )  # fmt: skip
 BY_TAG: dict[str, type[Message]] = {message.TAG: message for message in MESSAGES}
 
-_ANY_PEER: tuple[type[Message], ...] = (Hello, Heartbeat, Bye)
+_PEERS = frozenset({Role.WORKER, Role.WRITER, Role.FEEDER, Role.ADMIN})
+_WRITER, _WORKER, _NOBODY = frozenset({Role.WRITER}), frozenset({Role.WORKER}), frozenset[Role]()
+SENDERS: dict[type[Message], frozenset[Role]] = {
+    Hello: _PEERS, Heartbeat: _PEERS, Bye: _PEERS,
+    Lease: _WORKER, Renew: _WORKER, Result: _WORKER, Failed: _WORKER, Release: _WORKER,
+    Applied: _WORKER,
+    Drain: frozenset({Role.WORKER, Role.FEEDER}),
+    Commit: _WRITER, Tally: _WRITER, State: _WRITER, Listed: _WRITER, Progress: _WRITER, Done: _WRITER,
+    Allowed: frozenset({Role.FEEDER}),
+    Admin: frozenset({Role.ADMIN}),
+    Enrol: frozenset({Role.ENROL}),
+    Welcome: _NOBODY, Grant: _NOBODY, Wait: _NOBODY, Renewed: _NOBODY, Since: _NOBODY, Ack: _NOBODY, Resend: _NOBODY,
+    IndexShard: _NOBODY, Task: _NOBODY, Allow: _NOBODY, Forbid: _NOBODY, Fetch: _NOBODY, Data: _NOBODY,
+    Enrolled: _NOBODY, Reply: _NOBODY, Error: _NOBODY, Config: _NOBODY,
+}  # fmt: skip
+"""Which roles may send a message to the broker. Each message has its line here; what has none may be sent by nobody."""
 MAY_SEND: dict[Role, frozenset[type[Message]]] = {
-    Role.WORKER: frozenset({*_ANY_PEER, Applied, Lease, Renew, Result, Failed, Release, Drain}),
-    Role.WRITER: frozenset({*_ANY_PEER, Commit, Tally, State, Listed, Progress, Done}),
-    Role.ADMIN: frozenset({*_ANY_PEER, Admin}),
-    Role.FEEDER: frozenset({*_ANY_PEER, Allowed, Drain}),
-    Role.MONITOR: frozenset(),
-    Role.ENROL: frozenset({Enrol}),
+    role: frozenset(message for message, roles in SENDERS.items() if role in roles) for role in Role
 }
-"""Which role may send which message to the broker. What is not here is refused."""
+"""The same by role."""
 MAY_FETCH: dict[Role, frozenset[type[Message]]] = {Role.WORKER: frozenset({Fetch})}
 """The same for a feeder's own port."""

@@ -93,6 +93,7 @@ class Broker:
             return self.asking.enrol(peer, message)
         known = self.peers.get(peer.connection)
         if known is None or known.peer.key != peer.key:
+            self.counts.notice("message.hello-first")
             return [Send(peer.connection, m.Error(code="hello-first", sentence="Introduce yourself first."))]
         known.heard = now
         if isinstance(message, m.Result):
@@ -159,6 +160,7 @@ class Broker:
         effects += self.configuring.tick(now)
         if self._stopped_at is None:
             for lease in self.leases.expired(now):
+                self.counts.notice("lease.expired")
                 facts = (("job", lease.row.job), ("contributor", lease.row.contributor))
                 effects.append(Note("lease.expired", facts))
                 self.tell(lease.row, lease.row.start, lease.row.end, "lease expired")
@@ -212,7 +214,7 @@ class Broker:
         lease = self.leases.get(message.lease)
         problem = self._result_problem(known, lease, message, payload)
         if problem or lease is None:
-            self.counts.refused_results += 1
+            self.counts.refuse_result(problem.replace(" ", "-"))
             return [self._ack(known, message, "refused", problem), Note("result.refused", (("why", problem),))]
         self.routes[message.instance] = known.peer.connection
         row = lease.row

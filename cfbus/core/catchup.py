@@ -244,7 +244,7 @@ class CatchUp:
                 )
                 acks[route].append(acked)
         if stored.status == "refused":
-            broker.counts.refused_results += 1
+            broker.counts.refuse_result("not-stored")
             return [Note("result.refused", (("why", stored.reason), ("instance", stored.instance)))]
         broker.counts.duplicates += stored.status == "duplicate"
         if stored.ranges and stored.status == "stored":

@@ -28,6 +28,8 @@ PLAN_SECONDS = 0.25
 PACE_SECONDS = 1.0
 """So long a plan for backups, and what is known of everybody's speed, are used again."""
 LISTING_SECONDS = 5.0
+TOO_MANY = "too-many-leases"
+"""Why a worker waits whose key has as many leases as one key may have."""
 MANY_CLAIMS = 10_000
 """With more accused items than this, they are tried again before anything fresh."""
 
@@ -103,7 +105,7 @@ class Granting:
         why = self.why()
         for connection in self._whose_turn(why, now):
             state = broker.peers[connection]
-            keeps = why or broker.feeding.why_not(state, now)
+            keeps = why or self._too_many(state) or broker.feeding.why_not(state, now)
             lease = None if keeps else self._carve(state, self.waiting[connection], now)
             if lease is None:
                 effects += self._wait(connection, keeps or "nothing-free")
@@ -125,6 +127,13 @@ class Granting:
             return [connection for connection in new if connection in self.waiting]
         self.look_again = now + LOOK_AGAIN_SECONDS
         return sorted(self.waiting, key=lambda connection: -self.waiting[connection].rate)
+
+    def _too_many(self, state: PeerState) -> str:
+        if self._broker.leases.held_by(state.peer.key) < self._broker.rules.leases_per_key:
+            return ""
+        if self._told.get(state.peer.connection) != TOO_MANY:
+            self._broker.counts.notice("limit.leases")
+        return TOO_MANY
 
     def _wait(self, connection: Connection, reason: str) -> list[Effect]:
         if self._told.get(connection) == reason:

@@ -70,6 +70,7 @@ class LeaseTable:
         self._current: dict[str, LeaseState] = {}
         self._current_at: dict[tuple[int, int], dict[str, LeaseState]] = {}
         self._by_holder: dict[str, dict[str, LeaseState]] = {}
+        self._by_key: dict[str, dict[str, LeaseState]] = {}
         self._complete: dict[str, LeaseRow] = {}  # oldest first
         self.over: list[str] = []  # with a feeder, and not current any more: whoever tells the feeder empties this
 
@@ -91,6 +92,10 @@ class LeaseTable:
     def of(self, instance: str) -> Iterable[LeaseState]:
         """The leases that run and that this instance holds, in the order in which it got them."""
         return self._by_holder.get(instance, {}).values()
+
+    def held_by(self, key: str) -> int:
+        """How many leases that run this key (its fingerprint) holds, by whatever instances."""
+        return len(self._by_key.get(key, ()))
 
     def outstanding(self, instance: str) -> int:
         """How many items this instance has still to caption."""
@@ -116,6 +121,7 @@ class LeaseTable:
         self._current[row.lease] = state
         self._current_at.setdefault((row.pass_number, row.shard), {})[row.lease] = state
         self._by_holder.setdefault(row.instance, {})[row.lease] = state
+        self._by_key.setdefault(row.key, {})[row.lease] = state
         if not row.backup:
             state.unhelped = state.undone.copy()
         for other in self._others(state):
@@ -129,6 +135,7 @@ class LeaseTable:
             self.over.append(row.lease)
         _drop(self._current_at, (row.pass_number, row.shard), row.lease)
         _drop(self._by_holder, row.instance, row.lease)
+        _drop(self._by_key, row.key, row.lease)
 
     def end(self, state: LeaseState) -> tuple[Pair, ...]:
         """The lease runs no more. Returns its undone items that no other current lease covers; none when it had ended

@@ -151,3 +151,11 @@ class Activity(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     events: tuple[Happening, ...]
+
+
+class Refusals(BaseModel):
+    """What the broker refused, dropped or cut since it started: how often, by name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    counts: dict[str, int]

@@ -24,6 +24,7 @@ class Rules:
     generation: int = 1
     accept_loss: bool = False
     delivery: str = "auto"
+    leases_per_key: int = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +84,13 @@ class Counts:
     refused_messages: dict[str, int] = field(default_factory=dict)
     duplicates: int = 0
     dropped_without_writer: int = 0
+    noticed: dict[str, int] = field(default_factory=dict)
+
+    def notice(self, name: str) -> None:
+        """Something that only somebody broken or hostile does, or that is not for long."""
+        self.noticed[name] = self.noticed.get(name, 0) + 1
+
+    def refuse_result(self, why: str) -> None:
+        """A result that goes no further; ``why`` is one of few sentences of ours."""
+        self.refused_results += 1
+        self.notice(f"result.{why}")

@@ -42,8 +42,11 @@ class Verdicts:
         acked = m.Acked(instance=message.instance, number=message.number, status="stored")
         ack = Send(known.peer.connection, m.Ack(results=(acked,), window=broker.window()))
         if lease is None or not lease.current or lease.row.instance != message.instance:
+            broker.counts.notice("failed.not-yours")
             return [ack]
         effects: list[Effect] = [ack]
+        if lease.row.contributor != known.peer.contributor:
+            broker.counts.notice("failed.not-yours")
         for item in message.items:
             if item.index in lease.undone and lease.row.contributor == known.peer.contributor:
                 effects += self._accuse(lease, item, known.peer.contributor)
@@ -53,6 +56,7 @@ class Verdicts:
 
     def _accuse(self, lease: LeaseState, item: m.FailedItem, contributor: str) -> list[Effect]:
         broker, row = self._broker, lease.row
+        broker.counts.notice("item.accused")
         place = (row.pass_number, row.shard, item.index)
         held_by_others = not broker.leases.give_back(lease, [(item.index, item.index + 1)])
         verdict = broker.claims.accuse(place, contributor, item.reason, item.fault, item.detail)

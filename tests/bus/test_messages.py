@@ -202,6 +202,12 @@ def test_what_no_role_may_say_only_the_broker_says() -> None:
     assert set(m.MAY_SEND) == set(m.Role)
 
 
+@pytest.mark.parametrize("kind", m.MESSAGES, ids=lambda kind: kind.TAG)
+def test_every_message_has_its_line_in_the_table_of_roles(kind: type[m.Message]) -> None:
+    assert kind in m.SENDERS, f"say in SENDERS who may send {kind.TAG}, if anybody"
+    assert m.Role.MONITOR not in m.SENDERS[kind], "monitors do not speak to the broker"
+
+
 @pytest.mark.parametrize("text", ["", "x" * 65, 'a"', "a\\b", "a\n", "\x1b[2J", WIDE])
 def test_what_a_stranger_calls_a_gpu_is_short_and_plain(text: str) -> None:
     with pytest.raises(ValidationError):
