@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import msgpack
 import pytest
 import zmq
 from abuse.rig import Bus, Client
+from store.conftest import captions
 
 from cfbus.bus import messages as m
+from cfbus.bus.wire import encode_table
 
 SOMEBODY = "0123456789abcdef"
 
@@ -137,6 +142,97 @@ def test_payloads_that_lie(bus: Bus, payload: bytes) -> None:
 
     bus.survives(attack, "result.not-stored", 2)
     assert bus.writer.process.poll() is None
+
+
+def honest(slots: tuple[str, ...]) -> dict[str, Any]:
+    """The payload of one item as a worker would send it, as a map that can be changed."""
+    table = captions(1)
+    found: dict[str, Any] = msgpack.unpackb(encode_table(table))
+    rows = len(slots)
+    for name in ("caption", "finish_reason", "prompt_tokens", "output_tokens", "mean_logprob", "seed", "flags"):
+        column = found["columns"][name]
+        found["columns"][name] = column * rows if isinstance(column, bytes) else [column[0] * rows, column[1]]
+    found["columns"]["caption"][1] = b"a bird 0" * rows
+    found["slots"] = {"slot": list(slots), "stage": ["caption"] * rows, "prompt_id": ["p"] * rows}
+    return found
+
+
+def without_a_slot(table: dict[str, Any]) -> None:
+    table["slots"] = {name: words[:-1] for name, words in table["slots"].items()}
+
+
+def with_another_slot(table: dict[str, Any]) -> None:
+    table["slots"]["slot"][0] = "other"
+
+
+def with_two_rows(table: dict[str, Any]) -> None:
+    table["rows"] = 2
+
+
+def with_lengths(*lengths: int) -> Callable[[dict[str, Any]], None]:
+    def change(table: dict[str, Any]) -> None:
+        table["columns"]["caption"][0] = b"".join(struct.pack("<i", length) for length in lengths)
+
+    return change
+
+
+def with_bad_text(table: dict[str, Any]) -> None:
+    table["columns"]["caption"][1] = b"a \xff\xfe  0"
+
+
+def with_a_word_that_is_none(table: dict[str, Any]) -> None:
+    table["columns"]["finish_reason"][0] = b"\x07"
+
+
+def with_another_column(table: dict[str, Any]) -> None:
+    table["columns"]["contributor_id"] = b"\x00\x00\x00\x00"
+
+
+def with_short_numbers(table: dict[str, Any]) -> None:
+    table["columns"]["seed"] = b"\x07"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_a_slot, with_another_slot, with_two_rows, with_lengths(7), with_lengths(9), with_lengths(-1),
+        with_lengths(2**31 - 1), with_lengths(4, 4), with_bad_text, with_a_word_that_is_none, with_another_column,
+        with_short_numbers,
+    ],
+)  # fmt: skip
+def test_tables_that_lie_about_themselves(bus: Bus, change: Callable[[dict[str, Any]], None]) -> None:
+    """Right but for one thing: what the buffers hold, how long they say that they are, whose slots they are of."""
+
+    def attack(bus: Bus) -> None:
+        with bus.client() as peer:
+            grant = peer.lease()
+            table = honest(grant.slots)
+            change(table)
+            payload = msgpack.packb(table)
+            assert refused(peer, result(peer, grant, payload), payload)
+
+    bus.survives(attack, "result.not-stored")
+    assert bus.writer.process.poll() is None
+
+
+def test_a_result_that_comes_again_and_again_counts_once(bus: Bus) -> None:
+    """Twice under its lease, and once more when that has ended: stored, and then a duplicate for ever."""
+    done = bus.terminals.admin("status")["done"]
+    with bus.client() as peer:
+        grant = peer.lease()
+        payload = msgpack.packb(honest(grant.slots))
+
+        def status(number: int) -> str:
+            peer.say(result(peer, grant, payload, {"number": number}), payload)
+            ack, _ = peer.hear(m.Ack)
+            assert isinstance(ack, m.Ack)
+            return ack.results[0].status
+
+        assert [status(number) for number in (1, 1, 2)] == ["stored", "duplicate", "duplicate"]
+        peer.say(m.Release(lease=grant.lease))
+        assert status(3) == "duplicate"
+    assert bus.terminals.admin("status")["done"] == int(str(done)) + 1
+    bus.serve_an_honest_worker()
 
 
 def test_claims_that_never_come_back(bus: Bus) -> None:
