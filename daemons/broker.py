@@ -47,6 +47,7 @@ from cfbus.store.ledger import Kept, Ledger
 
 DRAIN_MESSAGES = 512
 WATCHDOG_SECONDS = 5.0
+CROWDED_SECONDS = 0.2
 KEYS_SECONDS = 60.0
 FAREWELL_SECONDS = 0.3
 """So long a key that was closed is told why before its connection is cut; what it says meanwhile is dropped."""
@@ -182,8 +183,8 @@ class BrokerDaemon:
         if at >= self._tick_at:
             self._carry_out(self._core.tick(at, runtime.wall()))
         if at >= self._watchdog_at:
-            self._watchdog_at = at + WATCHDOG_SECONDS
             self._look_around(at)
+            self._watchdog_at = at + (CROWDED_SECONDS if self._guard.crowded else WATCHDOG_SECONDS)
         if at >= self._cut_at:
             self._cut_at = float("inf")
             self._peers.cut_keys(self._admitted)

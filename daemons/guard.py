@@ -158,6 +158,11 @@ class Guard:
         alarms.notes += self._two_hosts(now, table)
         return alarms
 
+    @property
+    def crowded(self) -> bool:
+        """Whether descriptors may run out; then ``look`` soon again."""
+        return self._bus.crowded(self._room)
+
     def _cut(self, why: str, count: int) -> None:
         if count:
             self._noticed[f"cut.{why}"] += count

@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import ipaddress
 import os
@@ -19,8 +20,8 @@ import struct
 import termios
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,16 +37,11 @@ _KEPT_FILES: Final = 256
 # Where the kernel's ``tcp_info`` keeps tcpi_bytes_received (Linux 4.1 and later).
 _TCP_BYTES_RECEIVED: Final = 128
 _HOST_BITS: Final = 64
-_FAILED: Final = frozenset({zmq.Event.ACCEPT_FAILED, zmq.Event.HANDSHAKE_FAILED_NO_DETAIL})
+# Not ACCEPT_FAILED: without a free descriptor libzmq tries again and again, and tells each time, faster than
+# anybody reads.
 # Not HANDSHAKE_FAILED_PROTOCOL: libzmq 4.3.5 tells it between finding a broken MESSAGE and hanging up, forgets in
 # between that it wanted to hang up, and keeps a deaf connection whose descriptor nothing frees any more.
-_WATCHED: Final = (
-    zmq.EVENT_ACCEPTED
-    | zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_CLOSED
-    | zmq.EVENT_ACCEPT_FAILED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
+_WATCHED: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _OUTCOMES: Final = frozenset(
     {Connection.HANDSHAKE_OK, Connection.REFUSED, Connection.HUNG_UP, Connection.LATER, Connection.WRONG_SERVER}
 )
@@ -152,6 +148,10 @@ class PeerWatch:
         self.follow()
         return sum(cut(fd, peer.address) for fd, peer in list(self._peers.items()) if peer.extra)
 
+    def crowded(self, room: int) -> bool:
+        """Whether there are more connections than this; then ``cut_silent`` soon again."""
+        return len(self._peers) > room
+
     def cut_silent(self, seconds: float, room: int) -> int:
         """Cut whom nothing was heard of for so long, and, the oldest first, of those who never said anything as many
         as are above ``room``: who speaks must not run out of descriptors for who does not. How many."""
@@ -206,9 +206,9 @@ class PeerWatch:
         while self._events.poll(0):
             event = recv_monitor_message(self._events)
             kind, value = zmq.Event(event["event"]), int(event["value"])
-            if kind in _FAILED:
+            if kind is zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
                 # libzmq does not say on which connection.
-                self.noticed["accept.failed" if kind is zmq.Event.ACCEPT_FAILED else "handshake.unfinished"] += 1
+                self.noticed["handshake.unfinished"] += 1
                 continue
             self._forget(value, broken=kind is zmq.Event.DISCONNECTED)
             if kind is zmq.Event.ACCEPTED:
@@ -311,14 +311,29 @@ def wire_bytes(size: int) -> int:
     return sealed + (2 if sealed <= 255 else 9)
 
 
-def _borrowed(fd: int) -> tcp.socket:
-    """A socket object on a copy of a descriptor that is not ours."""
-    copy = os.dup(fd)
+@contextmanager
+def _borrowed(fd: int) -> Iterator[tcp.socket]:
+    """A socket object on a copy of a descriptor that is not ours; where no copy can be had, on the descriptor itself,
+    for just then somebody has to be put out."""
     try:
-        return tcp.socket(fileno=copy)
+        number, own = os.dup(fd), True
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        number, own = fd, False
+    try:
+        connection = tcp.socket(fileno=number)
     except OSError:
-        os.close(copy)
+        if own:
+            os.close(number)
         raise
+    try:
+        yield connection
+    finally:
+        if own:
+            connection.close()
+        else:
+            connection.detach()
 
 
 def _fetched(fd: int) -> int:

@@ -8,11 +8,14 @@ import pytest
 from abuse.rig import Bus
 from processes.support import Nursery
 
+FEW_FILES = 512
+"""That many descriptors, of which the broker keeps some for itself."""
 
-def _bus(factory: pytest.TempPathFactory, *settings: str) -> Iterator[Bus]:
+
+def _bus(factory: pytest.TempPathFactory, *settings: str, prefix: tuple[str, ...] = ()) -> Iterator[Bus]:
     folder = factory.mktemp("abuse")
     (folder / "said").mkdir()
-    nursery = Nursery(folder / "said")
+    nursery = Nursery(folder / "said", prefix=prefix)
     made = Bus(nursery, folder, *settings)
     yield made
     made.close()
@@ -23,6 +26,12 @@ def _bus(factory: pytest.TempPathFactory, *settings: str) -> Iterator[Bus]:
 def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
     """A bus with the limits that it has by default."""
     yield from _bus(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+    """A bus whose broker may open few files."""
+    yield from _bus(tmp_path_factory, prefix=("prlimit", f"--nofile={FEW_FILES}:{FEW_FILES}"))
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,10 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
+from abuse.conftest import FEW_FILES
 from abuse.curve import Raw, announced, command, dial, frame, greeting
 from abuse.rig import Bus
+from processes.support import until
 
 from cfbus.bus import keys
 
@@ -52,6 +54,19 @@ def test_random_bytes_ten_thousand_times(bus: Bus) -> None:
             _throw(bus, DICE.randbytes(DICE.choice([1, 9, 64, 65, 300])))
 
     bus.survives(attack, NEVER, 5000)
+
+
+def test_more_connections_than_descriptors(crowded: Bus) -> None:
+    """Who says nothing makes room for who does, while the attacker still holds on."""
+
+    def attack(bus: Bus) -> None:
+        with ExitStack() as stack:
+            for _ in range(FEW_FILES * 2):
+                stack.enter_context(dial(bus.port))
+            until(lambda: f"room: {bus.descriptors()}", lambda: bus.descriptors() < FEW_FILES - 100)
+            bus.serve_an_honest_worker()
+
+    crowded.survives(attack, NEVER, FEW_FILES)
 
 
 def _until(stage: str) -> Callable[[Raw], Raw]:

@@ -65,6 +65,8 @@ class Nursery:
 
     folder: Path
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    prefix: tuple[str, ...] = ()
+    """What commands are started under."""
     _started: list[Command] = field(default_factory=list)
 
     def start(self, module: str, *arguments: str | Path) -> Command:
@@ -125,7 +127,7 @@ class Command:
         self.log = nursery.folder / f"{number}-{module.rpartition('.')[2]}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*nursery.prefix, sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
