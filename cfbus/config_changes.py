@@ -8,14 +8,14 @@ told.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from cfbus.config import Config
-from cfbus.config_captions import ONLY_FOR
 from cfbus.config_file import KeyPath
+from cfbus.config_keys import differing, is_read, leaves, longest
 from cfbus.errors import ConfigError
 from cfbus.logs import display
 
@@ -69,9 +69,7 @@ class Changes:
 
 def kind_of(path: KeyPath, engine: str) -> Kind:
     """What a change of this key needs where this engine writes the captions."""
-    kind = next((KINDS[path[:length]] for length in range(len(path), 0, -1) if path[:length] in KINDS), Kind.RESTART)
-    owner = next((owner for section, owner in ONLY_FOR.items() if path[: len(section)] == section), engine)
-    return kind if owner == engine else Kind.ELSEWHERE
+    return (longest(KINDS, path) or Kind.RESTART) if is_read(path, engine) else Kind.ELSEWHERE
 
 
 def changes(held: Config, built: Config, wanted: Config) -> Changes:
@@ -79,7 +77,7 @@ def changes(held: Config, built: Config, wanted: Config) -> Changes:
     found: dict[Kind, list[str]] = {kind: [] for kind in Kind}
     engine = held.captions.engine
     for before, kinds in ((held, set(Kind) - {Kind.ENGINE}), (built, {Kind.ENGINE})):
-        for path in _differing(before, wanted):
+        for path in differing(leaves(before), leaves(wanted)):
             kind = kind_of(path, engine)
             if kind in kinds:
                 found[kind].append(".".join(path))
@@ -94,16 +92,3 @@ def check_changes(found: Changes, origins: Mapping[str, str]) -> None:
         lines.append(f"{where and f'{where}: '}{display(name, 120)} cannot change while the worker runs.")
     if lines:
         raise ConfigError("\n".join(lines), "Restart the worker, or put it back as it was.")
-
-
-def _differing(before: Config, after: Config) -> list[KeyPath]:
-    one, other = dict(_leaves(before.model_dump(), ())), dict(_leaves(after.model_dump(), ()))
-    return sorted(path for path in one.keys() | other.keys() if one.get(path) != other.get(path))
-
-
-def _leaves(value: object, path: KeyPath) -> Iterator[tuple[KeyPath, object]]:
-    if isinstance(value, Mapping) and (value or not path):
-        for key, below in value.items():
-            yield from _leaves(below, (*path, str(key)))
-    else:
-        yield path, value

@@ -9,14 +9,14 @@ name says that it is a secret is never told.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from cfbus.config import Config, Loaded
-from cfbus.config_captions import ONLY_FOR
 from cfbus.config_file import KeyPath
+from cfbus.config_keys import differing, is_read, leaves, longest
 from cfbus.logs import display, is_secret_name, redact
 
 VALUE_CHARS = 120
@@ -82,10 +82,10 @@ class Difference:
 
 def differences(held: Config, wanted: Loaded) -> tuple[Difference, ...]:
     """What a broker that goes by ``held`` would have to change."""
-    before, after = dict(leaves(held)), dict(leaves(wanted.config))
+    before, after = leaves(held), leaves(wanted.config)
     slots = {path[2] for path in before if path[:2] == ("captions", "slots")}
     found = []
-    for path in sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path)):
+    for path in differing(before, after):
         kind = _class_of(path, wanted.config.captions.engine, slots)
         why = IDENTITY if path[0] == "dataset" else WHY[kind]
         name = ".".join(path)
@@ -104,13 +104,11 @@ def _place(found: Difference) -> str:
 
 
 def _class_of(path: KeyPath, engine: str, slots: set[str]) -> Class:
-    kind = next(CLASSES[path[:length]] for length in range(len(path), 0, -1) if path[:length] in CLASSES)
-    owner = next((owner for section, owner in ONLY_FOR.items() if path[: len(section)] == section), engine)
-    if owner != engine:
+    if not is_read(path, engine):
         return Class.ELSEWHERE
     if path[:2] == ("captions", "slots") and path[2] not in slots:
         return Class.OPENS
-    return kind
+    return longest(CLASSES, path) or Class.REFUSED
 
 
 def shown(path: KeyPath, values: Mapping[KeyPath, object]) -> str:
@@ -120,16 +118,3 @@ def shown(path: KeyPath, values: Mapping[KeyPath, object]) -> str:
     if any(is_secret_name(part) for part in path):
         return "(not shown)"
     return display(redact(json.dumps(values[path], default=str, ensure_ascii=False)), VALUE_CHARS)
-
-
-def leaves(config: Config) -> Iterator[tuple[KeyPath, object]]:
-    """Every key that has a value, and the value."""
-    return _leaves(config.model_dump(), ())
-
-
-def _leaves(value: object, path: KeyPath) -> Iterator[tuple[KeyPath, object]]:
-    if isinstance(value, Mapping) and (value or not path):
-        for key, below in value.items():
-            yield from _leaves(below, (*path, str(key)))
-    else:
-        yield path, value

@@ -18,11 +18,12 @@ from cfbus import logs, notify
 from cfbus.bus import messages as m
 from cfbus.column_check import check_columns
 from cfbus.config import Config, Loaded
-from cfbus.config_reload import Difference, differences, leaves, refusals, shown
-from cfbus.core.asking import reply_of
+from cfbus.config_keys import leaves
+from cfbus.config_reload import Difference, differences, refusals, shown
+from cfbus.core.asking import answered
 from cfbus.core.broker import Broker
 from cfbus.core.configuring import Settings
-from cfbus.core.effects import AskConfig, Effect, NoteCall, Send
+from cfbus.core.effects import AskConfig, Effect
 from cfbus.core.told import Told
 from cfbus.errors import CfbusError
 from cfbus.spec import spec_of
@@ -155,7 +156,7 @@ class Reconfiguring:
         return Told(facts=facts, columns=_COLUMNS, rows=_rows(found)), effects
 
     def _show(self) -> Told:
-        values = dict(leaves(self.held))
+        values = leaves(self.held)
         return Told(columns=("key", "value"), rows=tuple((".".join(path), shown(path, values)) for path in values))
 
 
@@ -176,7 +177,4 @@ def _problem(error: CfbusError) -> Told:
 
 
 def _answer(question: AskConfig, told: Told) -> list[Effect]:
-    reply = reply_of(question.request, told)
-    outcome = f"refused: {told.problem}"[:200] if told.problem else "done"
-    note = NoteCall(question.peer, question.who, question.request, outcome)
-    return [*([note] if not question.request.page else []), Send(question.peer.connection, reply)]
+    return answered(question.peer, question.name, question.request, told)

@@ -44,6 +44,15 @@ class Told:
     rows: Rows = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """What became of a greeting: whether we were let in, what was in the way, and what a worker was told."""
+
+    connected: bool
+    trouble: Connection | None
+    welcome: m.Welcome | None
+
+
 class Asker(Protocol):
     """Whoever can be asked a verb."""
 
@@ -116,15 +125,7 @@ class Conversation:
         not listen to this key, or refuses."""
         self._question, self._is_answer, self._answer, self._refusal = question, is_answer, None, None
         self._send_question()
-        deadline = time.monotonic() + seconds
-
-        def turn(at: float) -> float:
-            if self._answer or self._refusal or self._must_wait or time.monotonic() >= deadline:
-                self._loop.stop(EXIT_DONE)
-            return min(self.link.tick(at), at + 0.5)
-
-        self._loop.exit_code = None
-        self._loop.run(turn)
+        self._turn_until(lambda: bool(self._answer or self._refusal), seconds)
         if self._refusal is not None:
             raise KeyRefusedError(
                 f"The broker at {self._endpoint} refuses: {logs.display(self._refusal.sentence, 300)}"
@@ -133,10 +134,13 @@ class Conversation:
 
     def until_connected(self, seconds: float) -> None:
         """Wait for the broker to let us in, or for the time to be over. Raises as ``exchange``."""
+        self._turn_until(lambda: self.link.connected, seconds)
+
+    def _turn_until(self, done: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
 
         def turn(at: float) -> float:
-            if self.link.connected or self._must_wait or time.monotonic() >= deadline:
+            if done() or self._must_wait or time.monotonic() >= deadline:
                 self._loop.stop(EXIT_DONE)
             return min(self.link.tick(at), at + 0.5)
 
@@ -150,6 +154,20 @@ class Conversation:
             f"No broker answered at {self._endpoint} within {TIMEOUT_SECONDS:.0f} s. {why}".strip(),
             f"Is it running, and is {section}.server its address?",
         )
+
+
+def greet(endpoint: str, server: bytes, pair: KeyPair, role: m.Role, name: str) -> Greeted:
+    """See whether a broker lets a key in; a worker says HELLO, asks for nothing, and is told what it would do.
+
+    Raises ``KeyRefusedError`` and ``WrongServerError``."""
+    worker = role is m.Role.WORKER
+    hello = m.Hello(role=role, instance=runtime.new_id(), software="cfbus", name=name, reads=True) if worker else None
+    with Conversation(endpoint, server, pair, hello) as talk:
+        if worker:
+            talk.exchange(None, lambda message: isinstance(message, m.Welcome), TIMEOUT_SECONDS)
+        else:
+            talk.until_connected(TIMEOUT_SECONDS)
+        return Greeted(talk.link.connected, talk.link.trouble, talk.welcome)
 
 
 class OverBus:

@@ -26,7 +26,6 @@ from cfbus.bus.messages import Role
 from cfbus.errors import CfbusError, KeyRefusedError, OtherProjectError, UnreachableError, WrongServerError
 from cfbus.store.registry_rows import date
 from cfbus.tools import asking, joining
-from cfbus.tools.asking import Conversation
 from cfbus.tools.doctor_seen import Seen, bad, note, ok, wrong
 
 TCP_SECONDS = 5.0
@@ -122,19 +121,13 @@ class Bus:
         if way.role is Role.MONITOR:
             yield from _subscribed(way)
             return
-        worker = way.role is Role.WORKER
-        hello = m.Hello(role=Role.WORKER, instance=runtime.new_id(), software="cfbus", name="doctor", reads=True)
-        with Conversation(way.endpoint, way.server, way.pair, hello if worker else None) as talk:
-            if worker:
-                talk.exchange(None, lambda message: isinstance(message, m.Welcome), asking.TIMEOUT_SECONDS)
-            else:
-                talk.until_connected(asking.TIMEOUT_SECONDS)
-            connected, trouble, self.welcome = talk.link.connected, talk.link.trouble, talk.welcome
-        if not connected:
-            yield _not_let_in(way, trouble)
+        met = asking.greet(way.endpoint, way.server, way.pair, way.role, "doctor")
+        self.welcome = met.welcome
+        if not met.connected:
+            yield _not_let_in(way, met.trouble)
             return
         yield from _let_in(way)
-        if worker and self.welcome is None:
+        if way.role is Role.WORKER and self.welcome is None:
             sentence = f"The broker at {way.endpoint} lets this key in and then says nothing."
             yield wrong("bus", sentence, "It may be very busy; try again.", UnreachableError)
         if self.welcome is not None:

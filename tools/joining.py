@@ -19,7 +19,7 @@ from typing import Final
 
 import zmq
 
-from cfbus import config, logs, runtime
+from cfbus import config, logs
 from cfbus.bus import connections, keys, sockets
 from cfbus.bus import messages as m
 from cfbus.bus.following import Connection
@@ -151,26 +151,19 @@ def try_out(facts: Facts, pair: KeyPair, name: str) -> m.Welcome | None:
     if facts.role is Role.MONITOR:
         _try_stats(facts, pair)
         return None
-    worker = facts.role is Role.WORKER
-    hello = m.Hello(role=m.Role.WORKER, instance=runtime.new_id(), software="cfbus", name=name, reads=True)
     try:
-        with Conversation(facts.endpoint, facts.server, pair, hello if worker else None) as talk:
-            if worker:
-                talk.exchange(None, lambda message: isinstance(message, m.Welcome), asking.TIMEOUT_SECONDS)
-            else:
-                talk.until_connected(asking.TIMEOUT_SECONDS)
-            trouble, connected, welcome = talk.link.trouble, talk.link.connected, talk.welcome
+        met = asking.greet(facts.endpoint, facts.server, pair, facts.role, name)
     except WrongServerError:
         raise _other(facts) from None
-    if not connected and trouble is Connection.LATER:
+    if not met.connected and met.trouble is Connection.LATER:
         raise KeyRefusedError(
-            trouble.sentence(facts.endpoint), f"Ask the maintainer; the key is {keys.fingerprint(pair.public)}."
+            met.trouble.sentence(facts.endpoint), f"Ask the maintainer; the key is {keys.fingerprint(pair.public)}."
         )
-    if not connected or (worker and welcome is None):
-        raise _unreachable(facts, trouble)
-    if welcome is not None and welcome.dataset != facts.project:
+    if not met.connected or (facts.role is Role.WORKER and met.welcome is None):
+        raise _unreachable(facts, met.trouble)
+    if met.welcome is not None and met.welcome.dataset != facts.project:
         raise _other(facts)
-    return welcome
+    return met.welcome
 
 
 def _try_stats(facts: Facts, pair: KeyPair) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
+import json
 import os
 import signal
 import socket
@@ -13,12 +14,14 @@ from pathlib import Path
 import click
 
 from cfbus import config
+from cfbus.config_overlay import Option
 from cfbus.errors import EXIT_DONE, ConfigError, TryAgainError, UsageError
 from cfbus.logs import display, register_secret
 from cfbus.runtime import last_frame
 from cfbus.sources.base import Source
 from cfbus.sources.opening import open_source
 from cfbus.store.folder import Store
+from cfbus.tools.local import place
 from cfbus.tools.screen import answer
 
 PASSWORD_VARIABLE = "CFBUS_VIEW_PASSWORD"  # noqa: S105 - a name
@@ -26,15 +29,15 @@ LEAST_PASSWORD = 8
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
-def settings_of(store: Path | None, config_file: Path | None, images: tuple[Path, ...]) -> config.Config:
+def settings_of(store: Path | None, config_file: Path | None, images: tuple[str, ...]) -> config.Config:
     """The configuration that says where captions and pictures are: of ``--config``, beside the store, or the usual."""
     beside = store / "cfbus.yaml" if store is not None else None
     explicit = config_file or (beside if beside is not None and beside.is_file() else None)
-    sets: list[str] = []
+    sets: list[Option] = []
     if store is not None:
-        sets.append(f"storage.data_dir={store.absolute()}")
+        sets.append(Option("STORE", ("storage", "data_dir"), str(store.absolute())))
     if images:
-        sets.append("dataset.paths=[" + ", ".join(f'"{path.absolute()}"' for path in images) + "]")
+        sets.append(Option("--images", ("dataset", "paths"), json.dumps([place(image) for image in images])))
     return config.load("view", explicit, sets, os.environ).config
 
 
@@ -156,7 +159,10 @@ def write(settings: config.Config, path: Path, most: int, filters: dict[str, str
     "--config", "config_file", type=click.Path(path_type=Path, readable=False), help="The bus's configuration."
 )
 @click.option(
-    "--images", multiple=True, type=click.Path(path_type=Path), help="Where the pictures are now; can be repeated."
+    "--images",
+    multiple=True,
+    metavar="PATH",
+    help="Where the pictures are now, in a folder called as before; repeatable.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", type=click.IntRange(0, 65535), default=7780, show_default=True, help="The port; 0: any.")
@@ -168,7 +174,7 @@ def write(settings: config.Config, path: Path, most: int, filters: dict[str, str
 @click.option("--shard", default="", help="Of that file: items of this shard only.")
 @click.option("--search", default="", help="Of that file: items with these words in a caption only.")
 def command(
-    store: Path | None, config_file: Path | None, images: tuple[Path, ...], host: str, port: int,
+    store: Path | None, config_file: Path | None, images: tuple[str, ...], host: str, port: int,
     names: tuple[str, ...], ask: bool, html: Path | None, limit: int, slot: str, shard: str, search: str,
 ) -> None:  # fmt: skip
     """Look at captions next to their pictures, in a browser, while a run goes on or afterwards.

@@ -49,9 +49,7 @@ class Asking:
             told = Told(problem=f"{message.verb} has no further pages.")
         else:
             told = perform(self._broker, arguments, now)
-        outcome = f"refused: {told.problem}"[:OUTCOME_CHARS] if told.problem else "done"
-        logged = [NoteCall(known.peer, known.name, message, outcome)] if not message.page else []
-        return [called, *logged, *told.effects, Send(known.peer.connection, reply_of(message, told))]
+        return [called, *answered(known.peer, known.name, message, told)]
 
     def enrol(self, peer: Peer, message: m.Enrol) -> list[Effect]:
         """A key that wants to be let in. No HELLO goes before it: the connection is an invite's, not a peer's."""
@@ -63,6 +61,13 @@ class Asking:
         for lease in [lease for lease in broker.leases.current() if lease.row.key in keys]:
             broker.end_lease(lease)
         return broker.settle([], now)
+
+
+def answered(peer: Peer, name: str, request: m.Admin, told: Told) -> list[Effect]:
+    """The line in the audit log, what is to be done, and the page that was asked for."""
+    outcome = f"refused: {told.problem}"[:OUTCOME_CHARS] if told.problem else "done"
+    logged = [] if request.page else [NoteCall(peer, name, request, outcome)]
+    return [*logged, *told.effects, Send(peer.connection, reply_of(request, told))]
 
 
 def reply_of(request: m.Admin, told: Told) -> m.Reply:

@@ -74,7 +74,7 @@ class AskConfig:
     """An admin asks about the configuration, or wants it read again; the shell answers."""
 
     peer: Peer
-    who: str
+    name: str
     request: Admin
 
 

@@ -40,7 +40,6 @@ class Over(StrEnum):
 
     CONNECTIONS = "connections"
     HANDSHAKES = "handshakes"
-    LEASES = "leases"
     MESSAGES = "messages"
     BYTES = "bytes"
 

@@ -36,13 +36,13 @@ def _resume(broker: Broker, _arguments: Arguments, _now: float) -> Told:
     return Told(facts=(("paused", "no"),))
 
 
-def _shutdown(broker: Broker, arguments: Arguments, _now: float) -> Told:
+def _shutdown(broker: Broker, arguments: Arguments, now: float) -> Told:
     """End the broker: when all is captioned and sealed, or as soon as nothing is leased any more."""
-    when = "when all is captioned and sealed" if arguments.get("when-done") == "yes" else "when nothing is leased"
-    broker.ending = "done" if arguments.get("when-done") == "yes" else "drained"
-    told = drain(broker, {}, _now).effects if broker.ending == "drained" else ()
-    broker.paused = broker.paused or broker.ending == "drained"
-    return Told(facts=(("ends", when),), effects=told)
+    if arguments.get("when-done") == "yes":
+        broker.ending = "done"
+        return Told(facts=(("ends", "when all is captioned and sealed"),))
+    broker.ending, broker.paused = "drained", True
+    return Told(facts=(("ends", "when nothing is leased"),), effects=drain(broker, {}, now).effects)
 
 
 def _answers(broker: Broker, _arguments: Arguments, _now: float) -> Told:

@@ -6,6 +6,7 @@ shards and items; each names all segments that hold anything of it; a part witho
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -115,15 +116,4 @@ def _cut(shards: Sequence[ShardRow], *, whole_shards: bool) -> Iterator[tuple[tu
 
 def _matches(name: str, pattern: str) -> bool:
     """Whether a name is as a pattern says, in which only ``*`` is special."""
-    head, *rest = pattern.split("*")
-    if not rest:
-        return name == pattern
-    if not name.startswith(head):
-        return False
-    at = len(head)
-    for piece in rest[:-1]:
-        found = name.find(piece, at)
-        if found < 0:
-            return False
-        at = found + len(piece)
-    return len(name) - at >= len(rest[-1]) and name.endswith(rest[-1])
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name, re.DOTALL) is not None

@@ -16,7 +16,9 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from html import escape
 from pathlib import Path
+from textwrap import wrap
 from urllib.parse import urlencode
 
 import anyio
@@ -49,6 +51,8 @@ HEADERS = {
 }
 USER = "cfbus"
 WRONG_SECONDS = 1.0
+MOST_WAITING = 100
+"""So many passwords wait to be looked at, while wrong ones come in."""
 MAX_LINES = 400
 _MAX_INDEX = 1 << 53
 
@@ -117,7 +121,7 @@ class Pages:
         further = "" if page.after is None else "?" + urlencode(given | _place(page.after))
         return self._page(
             "grid.html", page=page, filters=filters, order=order, further=further,
-            first=after is None, unfiltered=not filters.given(), query=urlencode(given),
+            first=after is None, unfiltered=not filters.given(),
         )  # fmt: skip
 
     def item(self, request: Request) -> Response:
@@ -152,17 +156,15 @@ class Pages:
 def _figures(figures: Figures) -> dict[str, object]:
     return {
         "position": figures.position, "captions": figures.captions, "failures": figures.failures,
-        "minutes": list(figures.minutes), "spark": spark(figures.minutes),
+        "spark": spark(figures.minutes),
         "leaders": [[display(figures.names.get(who, who), 100), count] for who, count in figures.leaders],
     }  # fmt: skip
 
 
 def _sign(why: str) -> str:
     """A picture that says why there is none; shown as an image, where nothing in it can run."""
-    words = display(why, 300).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    spans = "".join(
-        f'<tspan x="160" dy="18">{words[at : at + 42]}</tspan>' for at in range(0, min(len(words), 210), 42)
-    )
+    lines = wrap(display(why, 300), 42, max_lines=5, placeholder=" …")
+    spans = "".join(f'<tspan x="160" dy="18">{escape(line)}</tspan>' for line in lines)
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 320 200" width="320" height="200">'
         '<rect width="320" height="200" fill="#8883"/>'
@@ -200,6 +202,7 @@ class Guard:
         self._app = app
         self._wanted = None if password is None else f"{USER}:{password}".encode()
         self._again_at = 0.0
+        self._one = anyio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -214,7 +217,9 @@ class Guard:
             await send(message)
 
         app = self._app
-        if self._wanted is not None and not await self._knows(Headers(scope=scope).get("authorization", "")):
+        if self._wanted is not None and self._one.statistics().tasks_waiting >= MOST_WAITING:
+            app = PlainTextResponse("Too many passwords wait to be looked at; try again.\n", 503, {"Retry-After": "10"})
+        elif self._wanted is not None and not await self._knows(Headers(scope=scope).get("authorization", "")):
             ask = {"WWW-Authenticate": 'Basic realm="cfbus view", charset="UTF-8"'}
             app = PlainTextResponse("The password, please.\n", 401, ask)
         elif scope["method"] not in ("GET", "HEAD"):
@@ -222,21 +227,20 @@ class Guard:
         await app(scope, receive, send_with_headers)
 
     async def _knows(self, header: str) -> bool:
-        """After a wrong password the next one is looked at a second later, whoever brings it."""
+        """After a wrong password the next one is looked at a second later, whoever brings it: one after another."""
         kind, _, coded = header.partition(" ")
         if kind.lower() != "basic" or not coded:
             return False
-        wait = self._again_at - time.monotonic()
-        if wait > 0:
-            await anyio.sleep(wait)
         try:
             said = base64.b64decode(coded, validate=True)
         except ValueError:
             said = b""
         assert self._wanted is not None
-        right = hmac.compare_digest(said, self._wanted)
-        if not right:
-            self._again_at = time.monotonic() + WRONG_SECONDS
+        async with self._one:
+            await anyio.sleep(max(0.0, self._again_at - time.monotonic()))
+            right = hmac.compare_digest(said, self._wanted)
+            if not right:
+                self._again_at = time.monotonic() + WRONG_SECONDS
         return right
 
 

@@ -119,12 +119,11 @@ class Figures:
 class Gallery:
     """A store that may grow meanwhile. Every method may be called from any thread."""
 
-    def __init__(self, root: Path, *, all_revisions: bool = False) -> None:
+    def __init__(self, root: Path) -> None:
         import duckdb
 
         self._duckdb = duckdb
         self._root = root
-        self._latest = not all_revisions
         self._lock = threading.Lock()
         self._looked = 0.0
         self._figures = Figures()
@@ -132,10 +131,10 @@ class Gallery:
         self._view, self._tables = self._open()
 
     def _open(self) -> tuple[View, duckdb.DuckDBPyConnection]:
-        view = open_view(self._root, latest=self._latest)
+        view = open_view(self._root)
         tables = self._duckdb.connect(config={"enable_external_access": True, "threads": 2})
         for table, of in (
-            ("captions", view), ("everything", _all(view)), ("failures", view.failures),
+            ("captions", view), ("everything", open_view(self._root, latest=False)), ("failures", view.failures),
             ("contributors", view.contributors),
         ):  # fmt: skip
             of.duckdb(tables).create_view(table)
@@ -149,12 +148,13 @@ class Gallery:
             cursor.close()
 
     def _current(self) -> duckdb.DuckDBPyConnection:
-        """The tables, renewed when the store has grown; at most every two seconds it is looked."""
+        """The tables, renewed when the store has other files: more, or fewer and larger ones. Looked every two seconds
+        at most."""
         with self._lock:
             now = time.monotonic()
             if now - self._looked >= RENEW_SECONDS:
                 self._looked = now
-                if open_view(self._root, latest=self._latest).position != self._view.position:
+                if open_view(self._root) != self._view:
                     self._view, self._tables = self._open()
             return self._tables
 
@@ -261,7 +261,3 @@ _ORDERS: Final = {
 _CHOICE_COLUMNS: Final = {
     "slot": "slot", "shard": "shard", "contributor": "contributor_id", "flag": "flags", "finish": "finish_reason",
 }  # fmt: skip
-
-
-def _all(view: View) -> View:
-    return view if not view.latest else open_view(view.store.root, latest=False)

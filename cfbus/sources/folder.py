@@ -233,7 +233,8 @@ class FolderSource:
         """See `Source.read`. Faults are the item's, except where this host cannot reach the root."""
         root = self._roots.get(label_of(shard))
         if root is None:
-            raise ReadError(ReadReason.SOURCE_MISSING, f"No folder here has the shard {shard}.", "worker")
+            why = f"No folder here has the shard {shard}: none is called {label_of(shard)}."
+            raise ReadError(ReadReason.SOURCE_MISSING, why, "worker")
         parts = _safe_parts(item)
         try:
             return Content(self._read(root, parts))

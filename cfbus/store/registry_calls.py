@@ -32,7 +32,8 @@ def is_meant(text: str, mark: str, name: str) -> bool:
 def only(found: list[Row], text: str, what: str) -> Row:
     """The one that was found; raises ``UsageError`` for none or several."""
     if not found:
-        raise UsageError(f"There is no {what} {text[:100]!r}.", f"`cfbus-admin {what}s list` shows all.")
+        hint = f"`cfbus-admin {what}s list` shows all; of a fingerprint {SHORTEST_MARK} characters are enough."
+        raise UsageError(f"There is no {what} {text[:100]!r}.", hint)
     if len(found) > 1:
         raise UsageError(f"{len(found)} {what}s are meant by {text[:100]!r}.", "Give the whole fingerprint.")
     return found[0]

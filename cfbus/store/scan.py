@@ -76,7 +76,7 @@ def _problem_of(path: Path, rows: int) -> str:
 
 
 def _strangers(store: Store, manifest: Manifest) -> Iterator[Finding]:
-    known = {name for segment in manifest.segments() for name in segment.files}
+    known = {name for segment in manifest.segments() for name in segment.files} | manifest.spare()
     unsealed = {each.first for each in inspect(store, manifest)}
     for table in TABLES:
         folder = store.table_path(table)

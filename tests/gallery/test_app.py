@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 import re
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
+from types import SimpleNamespace
+from xml.etree import ElementTree
 
+import anyio
+import httpx2
 import pytest
 from gallery.rig import HOSTILE, ITEMS, Shelf
 from starlette.testclient import TestClient
@@ -110,6 +116,51 @@ def test_the_password(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
         assert client.get(path, auth=("cfbus", "sesame öffne dich")).status_code == 200
 
 
+class Clock:
+    """Time that passes only while somebody sleeps; it is noted when a password is looked at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.looked: list[float] = []
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(module, "anyio", SimpleNamespace(sleep=self.sleep, Lock=anyio.Lock))
+        monkeypatch.setattr(module, "hmac", SimpleNamespace(compare_digest=self.compare))
+
+    def compare(self, said: bytes, wanted: bytes) -> bool:
+        self.looked.append(self.now)
+        return hmac.compare_digest(said, wanted)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+        self.now += max(seconds, 0.0)
+
+
+def test_wrong_passwords_that_come_at_once_are_looked_at_one_a_second(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_page(password="sesame öffne dich").app
+    clock = Clock(monkeypatch)
+
+    async def all_at_once(count: int) -> list[int]:
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            asked = (client.get("/live.json", auth=("cfbus", f"wrong {number}")) for number in range(count))
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    assert asyncio.run(all_at_once(5)) == [401] * 5
+    assert clock.looked == [1000.0, 1001.0, 1002.0, 1003.0, 1004.0]
+    statuses = asyncio.run(all_at_once(module.MOST_WAITING + 10))
+    assert statuses.count(401) == module.MOST_WAITING + 1
+    assert statuses.count(503) == 9
+
+
+def test_what_a_sign_says_is_whole_xml(open_page: Open) -> None:
+    words = " ".join(f"<{number}>&'\"" for number in range(100))
+    said = "".join(ElementTree.fromstring(module._sign(words)).itertext())
+    assert said.startswith("<0>&'\"")
+    assert said.endswith("…")
+
+
 def test_pictures_and_signs(open_page: Open) -> None:
     client = open_page()
     answer = client.get("/picture?shard=pictures-00000&index=1&size=large")
@@ -142,4 +193,4 @@ def test_live_figures(open_page: Open) -> None:
     live = open_page().get("/live.json").json()
     assert (live["captions"], live["failures"]) == (ITEMS - 1 + 3, 1)
     assert live["leaders"][0] == ["c0", 53]
-    assert len(live["minutes"]) == 120
+    assert len(live["spark"].split()) == 120

@@ -7,6 +7,7 @@ from gallery.rig import HOSTILE, ITEMS, Shelf, captions
 
 from cfbus.gallery import query
 from cfbus.gallery.query import Entry, Filters, Gallery
+from cfbus.store.compaction import compact
 
 
 def all_of(gallery: Gallery, filters: Filters, order: str) -> list[Entry]:
@@ -95,3 +96,15 @@ def test_a_store_that_grows(growing: Shelf, monkeypatch: pytest.MonkeyPatch) -> 
     growing.write(10, captions(["new"]), 1)
     assert gallery.page(Filters()).entries[0].index == 10
     assert gallery.figures().captions == len(HOSTILE) + 1
+
+
+def test_a_store_whose_files_are_joined_meanwhile(growing: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "RENEW_SECONDS", 0.0)
+    growing.write(0, captions(["one"]), 1)
+    growing.write(1, captions(["two"]), 1)
+    gallery = Gallery(growing.store.root)
+    before = gallery.page(Filters())
+    assert compact(growing.store, 1, 0).after == 1
+    assert len(list((growing.store.root / "captions").glob("*.parquet"))) == 1, "the old files are gone"
+    assert gallery.page(Filters()) == before
+    assert [entry.index for entry in before.entries] == [1, 0]

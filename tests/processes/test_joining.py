@@ -211,13 +211,14 @@ def test_the_key_of_an_invite_may_do_nothing_but_enrol(bus: Bus, tmp_path: Path)
     counters = Counters(admin, facts.server, bus.terminals.stats)
     client, watch = sockets.connect_bus(context, invite.pair, facts.server, facts.endpoint)
     try:
-        before = counters.read().get("message.not-allowed", 0)
+        before = counters.read()
         others = set(m.MESSAGES) - {m.Enrol}
         for kind in others:
             frames = encode(SAMPLES[kind], b"")
             until("it is connected", lambda frames=frames: sockets.send(client, None, frames))  # type: ignore[misc]
         # It is told so once a second only; each is counted.
-        until("all are refused", lambda: counters.read()["message.not-allowed"] - before == len(others))
+        seen = "message.not-allowed"
+        until("all are refused", lambda: counters.read().get(seen, 0) - before.get(seen, 0) == len(others))
         assert client.poll(10_000)
         said, _ = decode(sockets.drain_client(client, 1)[0])
         assert isinstance(said, m.Error)

@@ -18,6 +18,7 @@ from cfbus.store.folder import Store
 from cfbus.store.journal import Journal
 from cfbus.store.listing import write_listing
 from cfbus.store.manifest import Manifest, ShardRow
+from cfbus.store.registry import Registry
 
 SHARD_ITEMS = 200
 
@@ -150,3 +151,16 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         pytest.skip(problem)
     yield SmallDisk(place)
     subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of the registry's file."""
+    return tmp_path / "registry.sqlite"
+
+
+@pytest.fixture
+def registry(path: Path) -> Iterator[Registry]:
+    """A new one."""
+    with Registry.open(path, create=True) as opened:
+        yield opened

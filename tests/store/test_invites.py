@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,17 +18,6 @@ from cfbus.store.registry import INVITE_REMEMBERED_SECONDS, Registry
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "registry.sqlite"
-
-
-@pytest.fixture
-def registry(path: Path) -> Iterator[Registry]:
-    with Registry.open(path, create=True) as opened:
-        yield opened
 
 
 def invited(registry: Registry, *, uses: int = 1, approve: bool = False, role: Role = Role.WORKER) -> bytes:

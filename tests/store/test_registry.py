@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,17 +26,6 @@ from cfbus.store.registry import Registry
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "registry.sqlite"
-
-
-@pytest.fixture
-def registry(path: Path) -> Iterator[Registry]:
-    with Registry.open(path, create=True) as opened:
-        yield opened
 
 
 def add_key(registry: Registry, not_before: float | None = None, not_after: float | None = None) -> bytes:

@@ -121,8 +121,9 @@ def test_a_key_lasts_as_long_as_keys_do_here_and_is_marked_towards_the_end(do: D
 def test_a_key_is_meant_by_the_beginning_of_its_fingerprint_too(do: Do, short: int) -> None:
     mark = fingerprint(added(do))
     assert row(do("key", key=mark.removeprefix("SHA256:")[:short]))["fingerprint"] == mark
-    with pytest.raises(UsageError, match="no key"):
+    with pytest.raises(UsageError, match="no key") as refused:
         do("key", key=mark.removeprefix("SHA256:")[:5])
+    assert "6 characters are enough" in refused.value.hint
 
 
 def test_two_keys_of_one_name_are_not_guessed_between(do: Do) -> None:

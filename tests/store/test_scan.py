@@ -11,6 +11,7 @@ import pytest
 
 from cfbus.core.effects import SavePosition
 from cfbus.errors import StoreInUseError
+from cfbus.store.compaction import compact
 from cfbus.store.ledger import Ledger, facts_of, set_aside
 from cfbus.store.scan import Finding, compare
 from cfbus.store.seal import record, seal_journal
@@ -70,6 +71,14 @@ def test_a_segment_that_nobody_knows(store: Opened) -> None:
     (finding,) = found(store)
     assert finding.where == f"captions/{stranger.name}"
     assert compare(store.store, None, locked=False) == [], "a writer may just be sealing it"
+
+
+def test_what_a_compaction_left_for_readers_is_known(store: Opened, simple: Callable[..., Any]) -> None:
+    file = store.journal.roll()
+    record(store.manifest, store.journal, file, seal_journal(store.store.root, file.path))
+    assert compact(store.store, 1, 10).before == 2
+    assert len(list((store.store.root / "captions").glob("*.parquet"))) == 3
+    assert found(store) == []
 
 
 def test_a_listing_that_is_gone(store: Opened) -> None:

@@ -32,6 +32,16 @@ def test_one_file(filled: Shelf, tmp_path: Path) -> None:
     assert "a bird 10 short" in path.read_text()
 
 
+def test_pictures_that_were_moved_to_a_folder_with_an_odd_name(filled: Shelf, tmp_path: Path) -> None:
+    odd = tmp_path / 'a "b" #c: \\d'
+    odd.mkdir()
+    moved = filled.pictures.rename(odd / filled.pictures.name)
+    path = tmp_path / "grid.html"
+    said = told(filled.store.root, "--images", moved, "--html", path)
+    assert said.exit_code == 0, said.output
+    assert "<img" in path.read_text().replace("&lt;img", "")
+
+
 def test_one_file_without_pictures(filled: Shelf, tmp_path: Path) -> None:
     path = tmp_path / "grid.html"
     assert told(filled.store.root, "--html", path).exit_code == 0
