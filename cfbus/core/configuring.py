@@ -92,7 +92,8 @@ class Configuring:
         return [*gone, *(f"captions.slots.{slot} cannot go while a pass is opened for it" for slot in opening)]
 
     def change(self, settings: Settings, now: float) -> list[Effect]:
-        """This holds from now on; nothing happens when it holds already. ``problems`` must have found none."""
+        """This holds from now on; what a writer could not do is tried again, also when it holds already. ``problems``
+        must have found none."""
         broker, rules = self._broker, self._broker.rules
         wanted = replace(
             rules,
@@ -101,11 +102,11 @@ class Configuring:
             lease_seconds=settings.lease_seconds,
             max_attempts=settings.max_attempts,
         )
+        broker.catchup.problem = ""  # its cause may lie in the configuration, or have been mended beside it
         if wanted == rules:
-            return []
+            return broker.settle([], now)
         broker.rules = replace(wanted, generation=rules.generation + 1)
         broker.claims.max_attempts = settings.max_attempts
-        broker.catchup.problem = ""  # what went wrong may go well by the new configuration
         told = [self._tell(state, now) for state in broker.peers.values() if state.peer.role is Role.WORKER]
         facts = (("generation", broker.rules.generation), ("spec", settings.spec.hash), ("workers", len(told)))
         return broker.settle([*told, Note("config.changed", facts)], now)

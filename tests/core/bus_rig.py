@@ -37,6 +37,7 @@ class Rig:
         self.length = length
         self.effects: list[e.Effect] = []
         self.sent: dict[str, list[tuple[m.Message, bytes]]] = {}
+        self.task_problem = ""
         self.start_writer("1" * 16)
 
     def start_writer(self, instance: str) -> None:
@@ -84,7 +85,7 @@ class Rig:
                 payload = encode_table(build("listing", rows, {"key": keys, "locator": [b""] * rows}))
                 self.say(self.writer_link, m.Listed(shard=effect.shard, start=effect.start, rows=rows), payload)
             elif isinstance(effect, e.StartTask):
-                self.write(self.writer.task_ended(effect.task, "", self.writer.position))
+                self.write(self.writer.task_ended(effect.task, self.task_problem, self.writer.position))
 
     def connect_writer(self) -> None:
         """The writer says HELLO and tells its state."""

@@ -62,6 +62,22 @@ def test_what_is_as_it_was_changes_nothing(rig: Rig) -> None:
     assert told(rig) == []
 
 
+def test_what_the_writer_could_not_do_is_tried_again_though_nothing_differs() -> None:
+    rig = Rig()
+    rig.task_problem = "/photos is no folder."
+    rig.connect_writer()
+    rig.tick(60)
+    scans = [each for each in rig.heard(rig.writer_link, m.Task) if each.kind == "scan"]
+    assert len(scans) == 1
+    assert rig.broker.catchup.problem == "/photos is no folder."
+    rig.task_problem = ""
+    change(rig)
+    scans = [each for each in rig.heard(rig.writer_link, m.Task) if each.kind == "scan"]
+    assert len(scans) == 2
+    assert rig.broker.catchup.problem == ""
+    assert rig.broker.rules.generation == 1
+
+
 def test_a_restart_goes_on_counting_and_gives_no_number_twice() -> None:
     same = Rig(remembered=Remembered(generation=7, spec="e" * 16))
     assert same.broker.rules.generation == 7
