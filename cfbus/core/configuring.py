@@ -92,8 +92,8 @@ class Configuring:
         return [*gone, *(f"captions.slots.{slot} cannot go while a pass is opened for it" for slot in opening)]
 
     def change(self, settings: Settings, now: float) -> list[Effect]:
-        """This holds from now on; what a writer could not do is tried again, also when it holds already. ``problems``
-        must have found none."""
+        """This holds from now on; when it holds already nothing happens, but that what a writer could not do is tried
+        again. ``problems`` must have found none."""
         broker, rules = self._broker, self._broker.rules
         wanted = replace(
             rules,
@@ -102,9 +102,9 @@ class Configuring:
             lease_seconds=settings.lease_seconds,
             max_attempts=settings.max_attempts,
         )
-        broker.catchup.problem = ""  # its cause may lie in the configuration, or have been mended beside it
+        kept, broker.catchup.problem = broker.catchup.problem, ""  # its cause may have been mended, here or elsewhere
         if wanted == rules:
-            return broker.settle([], now)
+            return broker.settle([], now) if kept else []
         broker.rules = replace(wanted, generation=rules.generation + 1)
         broker.claims.max_attempts = settings.max_attempts
         told = [self._tell(state, now) for state in broker.peers.values() if state.peer.role is Role.WORKER]
