@@ -18,6 +18,7 @@ from processes.support import Command, Nursery, until
 
 SCREENSHOT = Path(__file__).resolve().parents[2] / "docs" / "view.png"
 PATIENCE_MS = 30_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
@@ -86,21 +87,25 @@ def test_looking_around(nursery: Nursery, full: Shelf, page: Page) -> None:
     for at, text in enumerate(HOSTILE[:4]):
         expect(page.locator(".card").nth(at)).to_contain_text(text)
     assert page.title().startswith("<b>birds</b> ")
-    page.keyboard.press("n")
+    with page.expect_navigation():
+        page.keyboard.press("n")
     expect(page.locator(".card .key").first).to_have_text("0060.png")
     page.keyboard.press("/")
     page.keyboard.type("better")
-    page.keyboard.press("Enter")
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
     expect(page.locator(".card")).to_have_count(3)
-    page.locator("select[name=slot]").select_option("tags")
-    expect(page).to_have_url(re.compile("slot=tags"))
+    with page.expect_navigation(url=re.compile("slot=tags")):
+        page.locator("select[name=slot]").select_option("tags")
     page.keyboard.press("j")
     page.keyboard.press("ArrowRight")
-    page.keyboard.press("Enter")
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("0021.png")
     expect(page.locator("section")).to_have_count(3)
     expect(page.locator("section.replaced .text")).to_have_text("a bird 21 short")
-    page.keyboard.press("Escape")
+    with page.expect_navigation():
+        page.keyboard.press("Escape")
     expect(page.locator(".card")).to_have_count(3)
     page.get_by_role("link", name="dead letters").click()
     expect(page.locator("table").last).to_contain_text("<i>no</i>")
