@@ -6,7 +6,6 @@ It must not know who asks: the broker sends the spec to its workers, `cfbus chec
 from __future__ import annotations
 
 import hashlib
-import json
 
 from cfbus.bus import messages as m
 from cfbus.bus.fields import Model, Sampling, Stage
@@ -15,6 +14,7 @@ from cfbus.config_captions import Slot as SlotSection
 from cfbus.config_captions import Stage as StageSection
 from cfbus.config_sampling import changed
 from cfbus.config_vllm import Vllm
+from cfbus.core.overriding import named
 
 
 def spec_of(captions: Captions, vllm: Vllm) -> m.Spec:
@@ -41,8 +41,7 @@ def spec_of(captions: Captions, vllm: Vllm) -> m.Spec:
         "slots": slots,
         "missing_column": captions.missing_column,
     }
-    text = json.dumps(body, default=lambda part: part.model_dump(), sort_keys=True)
-    return m.Spec.model_validate({"hash": hashlib.sha256(text.encode()).hexdigest()[:16], **body})
+    return named(body)
 
 
 def _options(captions: Captions) -> tuple[tuple[str, float], ...]:

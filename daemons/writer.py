@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,20 +21,24 @@ from cfbus.bus import messages as m
 from cfbus.bus.wire import decode_table
 from cfbus.core.effects import Effect, Note, ProbeRoom, ReadListing, Send, StartTask, Stop
 from cfbus.core.pace import Pace
+from cfbus.core.tasks import Answer
 from cfbus.core.writer import Writer, WriterRules
 from cfbus.daemons import figures
+from cfbus.daemons.amender import Amender
 from cfbus.daemons.chores import Chore
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.key_age import KeyAge
 from cfbus.daemons.metrics import Figure, Metrics
-from cfbus.daemons.taking_up import take_up
+from cfbus.daemons.scanning import Scanning
+from cfbus.daemons.taking_up import count, facts_of, take_up
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
 from cfbus.link import Link
 from cfbus.store.durable import probe_room
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal, JournalFile
 from cfbus.store.listing import listing_page
-from cfbus.store.manifest import Manifest, ShardRow
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import PassRow
 from cfbus.store.seal import Sealed, record, seal_command, seal_error
 from cfbus.store.snapshots import write_contributors, write_jobs
 
@@ -42,12 +46,12 @@ LISTING_BYTES = 256 * 1024
 FLUSH_BYTES = 4 << 20
 MAX_BACKLOG_SEGMENTS = 4
 SEAL_RETRY_SECONDS = 10.0
-MAX_SEAL_DEATHS = MAX_SCAN_DEATHS = 3
+MAX_SEAL_DEATHS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _SealTask:
-    task: str
+    task: StartTask
     position: int
 
 
@@ -99,9 +103,10 @@ class WriterDaemon:
         self._seal_deaths = 0
         self._journal_since = runtime.now() if self._journal.size() else None
         self._left = False
-        self._scanning: Chore | None = None
-        self._scan_task: StartTask | None = None
-        self._scan_deaths = 0
+        self._scanning = Scanning(
+            self._loop, self._store, self._manifest, settings.dataset, self._shards_listed, self._ended, self._later
+        )
+        self._amender = Amender(self._loop, self._store, self._manifest, self._amended, self._ended)
         self._put_off: list[StartTask] = []
 
     def serve(self) -> int:
@@ -121,9 +126,10 @@ class WriterDaemon:
 
     def _close(self) -> None:
         self._metrics.close()
-        for chore in (self._scanning, self._sealing):
-            if chore is not None:
-                chore.end()
+        self._scanning.end()
+        self._amender.end()
+        if self._sealing is not None:
+            self._sealing.end()
         self._link.close()
         self._context.term()
         self._journal.close()
@@ -151,9 +157,8 @@ class WriterDaemon:
         if not self._left:
             self._left = True
             self._link.send(m.Bye())
-        if self._scanning is not None:
-            self._scanning.end()
-            self._scanning = None
+        self._scanning.end()
+        self._amender.end()
         notify.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(3e6 * SEAL_RETRY_SECONDS)}")  # sealing may take a while
         self._seal(at)
         if self._loop.stop_requests > 1 or not (self._journal.size() or self._journal.closed()):
@@ -221,28 +226,40 @@ class WriterDaemon:
         try:
             self._begin(task)
         except DiskFullError as error:
-            self._later(task, str(error))
+            self._later(task, str(error), full=True)
 
-    def _later(self, task: StartTask, why: str) -> None:
-        """There is no room for it now; it is begun again when there may be."""
+    def _later(self, task: StartTask, why: str, *, full: bool) -> None:
+        """It is begun again in a while; ``full``: when there may be room."""
         self._put_off.append(task)
-        self._no_room(runtime.now(), why)
+        (self._no_room if full else self._try_later)(runtime.now(), why)
 
     def _begin(self, task: StartTask) -> None:
         match task.kind:
             case "scan":
-                self._scan(task)
+                self._scanning.begin(task)
             case "open-pass":
                 number = self._manifest.add_pass(task.slots)
-                self._carry_out(self._core.pass_opened(number, task.slots))
-                self._ended(task.task)
-            case "seal":
-                self._seal_tasks.append(_SealTask(task.task, self._core.position))
+                self._carry_out(self._core.pass_opened(facts_of(self._manifest.passes()[number - 1])))
+                self._ended(task.task, Answer())
+            case "seal" | "amend":
+                self._seal_tasks.append(_SealTask(task, self._core.position))
+            case "look":
+                self._amender.begin(task)
             case _:
                 self._snapshot(task)
 
-    def _ended(self, task: str, problem: str = "", count: int = 0) -> None:
-        self._carry_out(self._core.task_ended(task, problem, count))
+    def _ended(self, task: str, answer: Answer) -> None:
+        self._carry_out(self._core.task_ended(task, answer))
+
+    def _shards_listed(self, shards: Sequence[tuple[str, int]]) -> None:
+        self._carry_out(self._core.shards_listed(shards))
+
+    def _amended(self, rows: list[PassRow]) -> None:
+        """Redos were opened or closed, and what counts has changed."""
+        for row in rows:
+            items = () if row.closed else self._manifest.selected(row.number).tolist()
+            self._carry_out(self._core.pass_opened(facts_of(row), items))
+        count(self._core, self._manifest, self._journal)
 
     def _snapshot(self, task: StartTask) -> None:
         problem = ""
@@ -257,46 +274,7 @@ class WriterDaemon:
                 write_contributors(self._store, table, totals)
         except ValueError as error:
             problem = str(error)
-        self._ended(task.task, problem)
-
-    def _scan(self, task: StartTask) -> None:
-        assert self._store.lock_fd is not None
-        self._scan_task = task
-        command = [sys.executable, "-P", "-m", "cfbus.daemons.lister", str(self._store.root)]
-        dataset = json.dumps(self._settings.dataset.model_dump(), default=str).encode()  # paths may be no UTF-8
-        self._scanning = Chore(
-            self._loop, command, self._store.lock_fd, self._shard_listed, self._scan_ended, stdin=dataset
-        )
-
-    def _shard_listed(self, line: bytes) -> None:
-        if self._scanning is None or self._scan_task is None:
-            return  # it was ended, and this had come before
-        row = ShardRow(**json.loads(line))
-        try:
-            self._manifest.add_shards([row])
-        except DiskFullError as error:
-            self._scanning.end()
-            self._scanning = None
-            self._later(self._scan_task, str(error))
-            return
-        self._carry_out(self._core.shards_listed([(row.name, row.length)]))
-
-    def _scan_ended(self, exit_code: int, said: str) -> None:
-        self._scanning = None
-        assert self._scan_task is not None
-        if exit_code == DiskFullError.exit_code:
-            self._later(self._scan_task, said)
-            return
-        if exit_code < 0 and self._scan_deaths < MAX_SCAN_DEATHS:
-            self._scan_deaths += 1
-            self._put_off.append(self._scan_task)
-            self._try_later(runtime.now(), f"the child that lists ended by signal {-exit_code}")
-            return
-        problem = "" if exit_code == EXIT_DONE else said or f"the lister ended with exit code {exit_code}"
-        if said and not problem:
-            self._log.warning("listing.remarks", said=said)
-        self._log.info("listing.ended", shards=self._manifest.shard_count(), problem=problem)
-        self._ended(self._scan_task.task, problem, self._manifest.shard_count())
+        self._ended(task.task, Answer(problem))
 
     # ------------------------------------------------------------------ sealing
 
@@ -319,8 +297,11 @@ class WriterDaemon:
         if closed and self._sealing is None and at >= self._seal_retry_at:
             self._start_seal(closed[0])
         while self._seal_tasks and self._manifest.last_position() >= self._seal_tasks[0].position:
-            done = self._seal_tasks.pop(0)
-            self._ended(done.task, count=self._manifest.last_position())
+            done = self._seal_tasks.pop(0).task
+            if done.kind == "amend":
+                self._amender.begin(done)
+            else:
+                self._ended(done.task, Answer(count=self._manifest.last_position()))
 
     def _roll(self, at: float) -> None:
         try:

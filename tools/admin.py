@@ -18,6 +18,7 @@ from cfbus.core.snapshot import Status
 from cfbus.errors import EXIT_DONE
 from cfbus.runtime import last_frame
 from cfbus.tools import (
+    admin_amend,
     admin_audit,
     admin_config,
     admin_contributors,
@@ -73,7 +74,7 @@ def as_text(facts: Facts) -> str:
 @click.version_option(__version__, prog_name="cfbus")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="The configuration file.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set one key of the configuration.")
-@click.option("--offline", is_flag=True, help="No broker runs: work on the registry in broker.data_dir itself.")
+@click.option("--offline", is_flag=True, help="No broker runs: work on the registry, or the store, itself.")
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), help="No broker runs: work on the registry in this folder."
 )
@@ -130,6 +131,8 @@ for _verb in (
     *(admin_health.health, admin_run.workers, admin_run.leases, admin_run.story),
     *(admin_run.drain, admin_run.reset, admin_run.shutdown),
     *(admin_store.dead_letters, admin_store.scan, admin_store.rebuild_ledger),
+    *(admin_amend.requeue, admin_amend.revoke_rows, admin_amend.takedown, admin_amend.restore),
+    *(admin_amend.passes, admin_amend.close_pass, admin_amend.tombstones, admin_amend.task),
 ):
     command.add_command(_verb)
 command.add_command(admin_config.command, "config")

@@ -13,7 +13,9 @@ import click
 
 from cfbus.errors import UsageError
 from cfbus.store.registry_rows import date
+from cfbus.tools.admin_amend import asked
 from cfbus.tools.admin_asking import JSON, Where, as_json, as_text, ask, asker_of, given, run
+from cfbus.tools.asking import Told
 from cfbus.tools.screen import answer
 
 
@@ -68,32 +70,36 @@ def drain(where: Where, worker: str | None, in_json: bool) -> None:
 @click.option("--stale", is_flag=True, help="Leases without progress for a minute, or for --seconds.")
 @click.option("--seconds", type=click.IntRange(1, 999_999), help="How long without progress is stale.")
 @click.option("--contributor", help="All leases of this contributor.")
-@click.option("--failed", is_flag=True, help="Items that failed and wait to be tried again: their attempts count anew.")
-@click.option("--reason", type=click.Choice(["item", "worker", "network", "server"]), help="Of those: by fault.")
+@click.option("--failed", is_flag=True, help="Dead letters, and what waits to be tried again.")
+@click.option("--reason", help="Of the dead letters: with this reason.")
+@click.option("--fault", type=click.Choice(["item", "worker", "network", "server"]), help="Of those: with this fault.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @JSON
 @click.pass_obj
 def reset(
     where: Where, place: str | None, *, stale: bool, seconds: int | None, contributor: str | None, failed: bool,
-    reason: str | None, dry_run: bool, yes: bool, in_json: bool,
+    reason: str | None, fault: str | None, dry_run: bool, yes: bool, in_json: bool,
 ) -> None:  # fmt: skip
-    """Take leases back, so that others get what is not done of them. What is durable stays.
+    """Take leases back, so that others get what is not done of them; or have failed items tried again.
 
-    Says how many it found before it does anything."""
+    Captions that are durable stay: `requeue` has them written again. Says how many it found before it does anything."""
 
     def go() -> None:
-        if (seconds and not stale) or (reason and not failed):
-            raise UsageError("--seconds goes with --stale, and --reason with --failed.")
+        if (seconds and not stale) or ((reason or fault) and not failed):
+            raise UsageError("--seconds goes with --stale, --reason and --fault with --failed.")
         arguments = given(
             {
                 "place": place,
                 "stale": str(seconds or 60) if stale else None,
                 "contributor": contributor,
                 "failed": "yes" if failed else None,
-                "reason": reason,
+                "fault": fault,
             }
         )
+        if failed:
+            _reset_failed(where, arguments, given({"reason": reason, "fault": fault}), dry_run, yes, in_json)
+            return
         with asker_of(where) as asker:
             counted = asker.ask("reset", {**arguments, "dry-run": "yes"})
             told = counted if dry_run else None
@@ -106,11 +112,40 @@ def reset(
     run(go)
 
 
+def _reset_failed(
+    where: Where, waiting: dict[str, str], letters: dict[str, str], dry_run: bool, yes: bool, in_json: bool
+) -> None:  # fmt: skip
+    """Of items that wait the attempts are forgotten, by the broker; dead letters are reopened, by the writer."""
+    dry = {"dry-run": "yes"}
+    dead = _reopened(where, {**letters, **dry})
+    with asker_of(where) as asker:
+        counted = asker.ask("reset", {**waiting, **dry})
+        facts = (("waiting", dict(counted.facts)["items"]), ("dead_letters", dict(dead.facts).get("dead_letters", "0")))
+        if not dry_run and not _sure(dict(facts), yes=yes):
+            raise UsageError("Nothing was reset.", "Say yes when asked, or --yes.")
+        if not dry_run:
+            asker.ask("reset", waiting)
+    made = _reopened(where, letters).facts if not dry_run and dict(facts)["dead_letters"] != "0" else ()
+    told = Told((*facts, *((name, value) for name, value in made if name in ("passes", "tombstone"))))
+    answer(as_json(told) if in_json else as_text(told))
+
+
+def _reopened(where: Where, arguments: dict[str, str]) -> Told:
+    try:
+        return asked(where, "reopen", arguments)
+    except UsageError:
+        if "dry-run" not in arguments:
+            raise
+        return Told()  # there are none
+
+
 def _sure(facts: dict[str, str], *, yes: bool) -> bool:
     """Scripts mean what they say; a person is asked."""
     if yes or not sys.stdin.isatty():
         return True
-    counts = ", ".join(f"{facts[name]} {name}" for name in ("leases", "items") if name in facts)
+    counts = ", ".join(
+        f"{facts[name]} {name}" for name in ("leases", "items", "waiting", "dead_letters") if name in facts
+    )
     return click.confirm(f"Reset {counts}?", err=True)
 
 

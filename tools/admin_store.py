@@ -1,13 +1,12 @@
-"""`cfbus-admin dead-letters`, `scan`, `rebuild-ledger`: what is done on the host of the store or of the broker itself.
+"""`cfbus-admin dead-letters`, `scan`, `rebuild-ledger`: looking at what is stored, and learning it again.
 
-These read files, so whoever may read those may use them; no key is asked for, and the audit log is the broker's. What
-could be changed while somebody works with it is refused by that one's lock.
+Through the broker, and by the writer, as all verbs are; or with `--offline` on the files, by whoever may read those.
+What could be changed while somebody works with it is then refused by that one's lock.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import click
@@ -17,58 +16,44 @@ from cfbus.errors import DamagedStoreError, StoreInUseError
 from cfbus.store.folder import Store
 from cfbus.store.ledger import set_aside
 from cfbus.store.scan import Finding, compare
-from cfbus.store.view import open_view
-from cfbus.tools.admin_asking import JSON, Where, as_json, as_text, run
-from cfbus.tools.asking import Told
+from cfbus.tools.admin_amend import asked
+from cfbus.tools.admin_asking import JSON, Where, as_json, as_text, ask, asker_of, given, run
 from cfbus.tools.screen import answer
-
-COLUMNS = ("shard", "item_index", "item_key", "reason", "fault", "attempts", "detail", "who")
-SHOWN = 100
 
 
 @click.command("dead-letters")
+@click.option("--by", metavar="COLUMN", help="Only how many there are of each: by reason, fault, shard or who.")
 @click.option("--reason", help="Only with this reason.")
-@click.option("--by-reason", is_flag=True, help="Only how many there are of each.")
-@click.option("--all", "everything", is_flag=True, help=f"All of them, not the first {SHOWN}.")
+@click.option("--fault", help="Only with this fault: item, worker, network, server.")
+@click.option("--shard", help="Only of this shard.")
 @JSON
 @click.pass_obj
-def dead_letters(where: Where, reason: str | None, *, by_reason: bool, everything: bool, in_json: bool) -> None:
-    """What was given up on, and why: the sealed rows of `failures`, read on the store's host."""
+def dead_letters(
+    where: Where, by: str | None, reason: str | None, fault: str | None, shard: str | None, *, in_json: bool
+) -> None:  # fmt: skip
+    """What was given up on, and why: the sealed rows of `failures`, the first of them. `reset --failed` has them tried
+    again."""
 
     def go() -> None:
-        rows = open_view(where.settings().storage.data_dir).failures.arrow(COLUMNS).to_pylist()
-        rows = [row for row in rows if reason in (None, row["reason"])]
-        if by_reason:
-            counts = Counter(str(row["reason"]) for row in rows)
-            told = Told((), ("reason", "count"), tuple((name, str(count)) for name, count in counts.most_common()))
-        else:
-            cells = [tuple(_cell(row[name]) for name in COLUMNS) for row in rows]
-            shown = cells if everything or in_json else cells[:SHOWN]
-            told = Told((("dead_letters", str(len(cells))),), COLUMNS, tuple(shown))
+        told = asked(where, "dead-letters", given({"by": by, "reason": reason, "fault": fault, "shard": shard}))
         answer(as_json(told) if in_json else as_text(told))
 
     run(go)
 
 
-def _cell(value: object) -> str:
-    return "" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 @click.command()
-@click.option("--fix", is_flag=True, help="Set a ledger aside that is of another store, or cannot be read.")
+@click.option("--fix", is_flag=True, help="Mend the ledger from the store, which is the truth.")
 @JSON
 @click.pass_obj
 def scan(where: Where, *, fix: bool, in_json: bool) -> None:
-    """Compare manifest, segments, listing, journal and ledger, on the store's host. Exit code 74 if anything differs.
+    """Compare manifest, segments and listing, by the writer. Exit code 74 if anything differs.
 
-    While a writer runs, journal and files that nobody knows are left out."""
+    With --offline also journal and ledger, on their host; while a writer runs, journal and files that nobody knows are
+    left out."""
 
     def go() -> None:
         settings = where.settings()
-        found, locked = _compare(settings.storage.data_dir, settings.broker.data_dir)
-        mended = []
-        if fix and any(each.mends == "ledger" for each in found) and set_aside(settings.broker.data_dir) is not None:
-            mended = [each for each in found if each.mends == "ledger"]
+        found, locked, mended = (_on_host if where.offline else _by_writer)(where, fix)
         _show(found, mended, locked=locked, in_json=in_json)
         if len(found) > len(mended):
             raise DamagedStoreError(
@@ -77,6 +62,26 @@ def scan(where: Where, *, fix: bool, in_json: bool) -> None:
             )
 
     run(go)
+
+
+Scanned = tuple[list[Finding], bool, list[Finding]]
+"""What differs, whether all was compared, and what of it was mended."""
+
+
+def _by_writer(where: Where, fix: bool) -> Scanned:
+    found = [Finding(*row) for row in asked(where, "scan", {}).rows]
+    if fix:
+        with asker_of(where) as asker:
+            asker.ask("rebuild-ledger", {})
+    return found, False, []
+
+
+def _on_host(where: Where, fix: bool) -> Scanned:
+    settings = where.settings()
+    found, locked = _compare(settings.storage.data_dir, settings.broker.data_dir)
+    if fix and any(each.mends == "ledger" for each in found) and set_aside(settings.broker.data_dir) is not None:
+        return found, locked, [each for each in found if each.mends == "ledger"]
+    return found, locked, []
 
 
 def _compare(folder: Path, broker_dir: Path) -> tuple[list[Finding], bool]:
@@ -102,9 +107,12 @@ def _show(found: list[Finding], mended: list[Finding], *, locked: bool, in_json:
 @JSON
 @click.pass_obj
 def rebuild_ledger(where: Where, *, in_json: bool) -> None:
-    """Set the ledger aside, on the broker's host while none runs; the next broker learns all from the writer.
+    """Have the broker forget what is done, and learn all of it from the writer again.
 
-    What workers hold without an acknowledgement is done again."""
+    With --offline, on the broker's host while none runs, the ledger's file is set aside: then what workers hold without
+    an acknowledgement is done again."""
+    if not where.offline:
+        ask(where, "rebuild-ledger", {}, in_json)
 
     def go() -> None:
         folder = where.settings().broker.data_dir

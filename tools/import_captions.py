@@ -91,8 +91,8 @@ def _run(folder: Path, path: Path, slots: tuple[str, ...], contributor: str, mod
         Store.open(folder, Store.peek(folder).dataset, create=False) as store,
         closing(Manifest.open(store)) as manifest,
     ):
-        passes = manifest.passes()
-        captions = dict(read(path, _slots(slots, passes[-1].slots if passes else ())))
+        newest = manifest.newest_pass()
+        captions = dict(read(path, _slots(slots, newest.slots if newest is not None else ())))
         given = Given(captions, contributor, model, path.name, time.time_ns() // 1000)
         told = bring_in(store, manifest, given)
     return _told(told, contributor)

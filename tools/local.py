@@ -178,13 +178,14 @@ def standing(settings: config.Config) -> Standing | None:
         items = sum(shard.length for shard in manifest.shards())
         passes = manifest.passes()
         _check_slots(settings, [slot for row in passes for slot in row.slots])
-        done = sum(end - begin for _, _, begin, end in manifest.done())
+        wanted = {row.number: items if row.items is None else row.items for row in passes if not row.closed}
+        done = sum(end - begin for number, _, begin, end in manifest.done() if number in wanted)
         # What the journal holds only its writer may say, and it may be at work; when all is sealed there is no file.
         all_sealed = next(store.journal_dir.glob("*.sqlite"), None) is None
         complete = (
             bool(passes)
             and {slot for row in passes for slot in row.slots} == set(settings.captions.slots)
-            and done == items * len(passes)
+            and done == sum(wanted.values())
             and all_sealed
             and next(source.shards(Known(store, manifest)), None) is None
         )

@@ -35,7 +35,8 @@ from cfbus.spec import spec_of
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal
 from cfbus.store.listing import write_listing
-from cfbus.store.manifest import Manifest, ShardRow
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import ShardRow
 from cfbus.store.seal import seal_journal
 
 ENGINE_SECONDS = 300.0

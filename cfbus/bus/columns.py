@@ -137,6 +137,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "listing": Layout(items={"key": TEXT, "locator": BINARY}, captions={}, max_text=1 << 16),
     "shards": Layout(items={"length": "<i8", "name": TEXT}, captions={}),
     "done": Layout(items={"pass_number": "<i4", "shard": "<i8", "start": "<i8", "end": "<i8"}, captions={}),
+    "selected": Layout(items={"pass_number": "<i4", "shard": "<i8", "start": "<i8", "end": "<i8"}, captions={}),
     "jobs": Layout(
         items={
             "job_id": TEXT, "shard": "<i8", "start": "<i8", "end": "<i8", "pass_number": "<i4",

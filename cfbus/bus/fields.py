@@ -30,6 +30,8 @@ MAX_RANGES = 4096
 MAX_HELD = 512
 MAX_TALLIED = 64  # slots, and contributors, that a TALLY names
 LENGTH_CLASSES = 12
+MAX_PASSES = 64  # that a STATE names
+MAX_ROWS = 256  # of the table in a page of an answer
 
 
 class Role(StrEnum):
@@ -70,6 +72,13 @@ Endpoint = Annotated[str, Field(pattern=r"^tcp://[^\s/]{1,240}:[0-9]{1,5}$", des
 PublicKey = Annotated[str, Field(pattern=r"^[!-~]{40}$", description="a CURVE public key, Z85")]
 SlotName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Slots = Annotated[tuple[SlotName, ...], Field(min_length=1, max_length=MAX_SLOTS)]
+MAX_OVERRIDE_CHARS = 256
+MAX_OVERRIDES = 16
+Override = Annotated[
+    tuple[SlotName, Annotated[str, Field(min_length=1, max_length=MAX_OVERRIDE_CHARS)]],
+    Field(description="what of the spec is otherwise, and its value as JSON"),
+]
+Overrides = Annotated[tuple[Override, ...], Field(max_length=MAX_OVERRIDES)]
 Ids = Annotated[tuple[Id, ...], Field(max_length=MAX_HELD)]
 Ranges = Annotated[
     tuple[tuple[Index, End], ...],

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from cfbus.bus.fields import MAX_CHUNK_ITEMS as MAX_CHUNK_ITEMS
 from cfbus.bus.fields import MAX_FRAME_BYTES as MAX_FRAME_BYTES
+from cfbus.bus.fields import MAX_ROWS as MAX_ROWS
 from cfbus.bus.fields import Message as Message
 from cfbus.bus.fields import Ranges as Ranges
 from cfbus.bus.fields import Role as Role
 from cfbus.bus.fields import Slot as Slot
 from cfbus.bus.fields import Spec as Spec
-from cfbus.bus.messages_admin import MAX_ROWS as MAX_ROWS
 from cfbus.bus.messages_admin import Admin as Admin
 from cfbus.bus.messages_admin import Reply as Reply
 from cfbus.bus.messages_enrolling import Enrol as Enrol

@@ -9,9 +9,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from cfbus.bus.fields import Cells, Count, Id, Message, Text, Word
-
-MAX_ROWS = 256
+from cfbus.bus.fields import MAX_ROWS, Cells, Count, Id, Message, Text, Word
 
 
 class Admin(Message):

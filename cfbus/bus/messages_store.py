@@ -11,12 +11,16 @@ from pydantic import Field
 
 from cfbus.bus.fields import (
     LENGTH_CLASSES,
+    MAX_PASSES,
+    MAX_ROWS,
     MAX_TALLIED,
+    Cells,
     Count,
     End,
     Id,
     Index,
     Message,
+    Overrides,
     Part,
     PassNumber,
     Ranges,
@@ -94,23 +98,28 @@ class Since(Message):
 
 
 class PassFacts(Part):
-    """A pass as the store knows it."""
+    """A pass as the store knows it. A redo has so many `items`, which `selected` tables name, and is captioned with
+    `overrides`; a pass without is over all items. Of a `closed` one nothing more is to be done."""
 
     number: PassNumber
     slots: Slots
+    items: Count | None = None
+    overrides: Overrides = ()
+    closed: bool = False
 
 
 class State(Message):
-    """A page of the writer's state, its payload a `shards` or `done` table. The pages of an answer to SINCE
+    """A page of the writer's state, its payload a `shards`, `selected` or `done` table. The pages of an answer to SINCE
     (`snapshot`) count from 0 and the last has `last` set; only when all came in order is the broker caught up.
-    Also sent with new shards as they are listed."""
+    Also sent with new shards as they are listed, and with passes as they are opened or closed. A redo counts as a
+    pass when all its items have come."""
 
     TAG: ClassVar[str] = "STATE"
     PAYLOAD: ClassVar[bool] = True
-    table: Literal["shards", "done"]
+    table: Literal["shards", "selected", "done"]
     first: Count
     position: Count
-    passes: Annotated[tuple[PassFacts, ...], Field(max_length=64)] = ()
+    passes: Annotated[tuple[PassFacts, ...], Field(max_length=MAX_PASSES)] = ()
     snapshot: bool
     page: Count = 0
     last: bool
@@ -140,13 +149,17 @@ class Task(Message):
 
     `scan`: list what the source holds and is not listed yet. `open-pass`: make `slots` a new pass.
     `seal`: seal all that is durable. `jobs`, `contributors`: replace that snapshot by the payload.
+    `amend`: change what counts of what is stored; `look`: read it. Both do `verb` with `arguments`; `slots` are those
+    of the configuration. What is durable is sealed first.
     """
 
     TAG: ClassVar[str] = "TASK"
     PAYLOAD: ClassVar[bool] = True
     task: Id
-    kind: Literal["scan", "open-pass", "seal", "jobs", "contributors"]
+    kind: Literal["scan", "open-pass", "seal", "jobs", "contributors", "amend", "look"]
     slots: Slots | tuple[()] = ()
+    verb: Annotated[str, Field(max_length=64)] = ""
+    arguments: Annotated[tuple[tuple[Word, Text], ...], Field(max_length=16)] = ()
 
 
 class Progress(Message):
@@ -158,9 +171,13 @@ class Progress(Message):
 
 
 class Done(Message):
-    """A task ended; `problem` is empty when it went well, else a sentence."""
+    """A task ended; `problem` is empty when it went well, else a sentence. An `amend` or `look` has an answer: `facts`,
+    and a table of which only the first rows may be there."""
 
     TAG: ClassVar[str] = "DONE"
     task: Id
     problem: Text = ""
     count: Count = 0
+    facts: Annotated[tuple[tuple[Word, Text], ...], Field(max_length=64)] = ()
+    columns: Cells = ()
+    rows: Annotated[tuple[Cells, ...], Field(max_length=MAX_ROWS)] = ()

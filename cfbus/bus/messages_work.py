@@ -18,6 +18,7 @@ from cfbus.bus.fields import (
     Id,
     Index,
     Message,
+    Overrides,
     Part,
     PassNumber,
     PublicKey,
@@ -49,7 +50,8 @@ class Way(Part):
 
 
 class Grant(Message):
-    """A lease on items [start, end) of a shard in a pass; `done` are those in it that need nothing.
+    """A lease on items [start, end) of a shard in a pass; `done` are those in it that need nothing from this worker.
+    With `overrides` they are captioned by the spec as it is with these.
 
     The payload is the listing of these items (`listing` table). `ttl` counts from the grant, on the broker's clock.
     With `feeder` the images are read there.
@@ -69,6 +71,7 @@ class Grant(Message):
     ttl: Seconds
     window: Count
     feeder: Way | None = None
+    overrides: Overrides = ()
 
 
 class Wait(Message):
@@ -141,7 +144,8 @@ class Result(Message):
 
 
 class Acked(Part):
-    """What became of one result, as told to its worker. `refused` is final: keep it aside, do not send it again."""
+    """What became of one result, as told to its worker. Of a `duplicate` nothing is needed any more: all its items were
+    stored before, or their redo was closed. `refused` is final: keep it aside, do not send it again."""
 
     instance: Id
     number: Count

@@ -6,6 +6,7 @@ this far is the table ``MAY_SEND``'s.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cfbus.bus import messages as m
@@ -48,8 +49,17 @@ class Asking:
         elif message.page and message.verb not in READS:
             told = Told(problem=f"{message.verb} has no further pages.")
         else:
-            told = perform(self._broker, arguments, now)
+            told = self._given(perform(self._broker, arguments, now), known)
         return [called, *answered(known.peer, known.name, message, told)]
+
+    def _given(self, told: Told, known: PeerState) -> Told:
+        """With what the writer is to do on its way to it."""
+        if told.task is None:
+            return told
+        who = known.peer.contributor
+        task = told.task.model_copy(update={"arguments": (*told.task.arguments, ("who", who))})
+        self._broker.amending.begun(task, who)
+        return replace(told, effects=(*told.effects, *self._broker.catchup.give(task)))
 
     def enrol(self, peer: Peer, message: m.Enrol) -> list[Effect]:
         """A key that wants to be let in. No HELLO goes before it: the connection is an invite's, not a peer's."""

@@ -18,6 +18,7 @@ from cfbus.bus import messages as m
 from cfbus.bus.fields import MAX_RANGES, PAGE_BYTES
 from cfbus.bus.messages import Role
 from cfbus.core.adopting import adopt
+from cfbus.core.amending import Amending
 from cfbus.core.asking import Asking
 from cfbus.core.blame import Claims
 from cfbus.core.catchup import CatchUp
@@ -78,6 +79,7 @@ class Broker:
         self.asking = Asking(self)
         self.configuring = Configuring(self, remembered)
         self.feeding = Feeding(self)
+        self.amending = Amending()
 
     # ------------------------------------------------------------------ events
 
@@ -129,7 +131,7 @@ class Broker:
 
     def _answers(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:
         if isinstance(message, m.Applied):
-            return self.configuring.applied(known, message)
+            return self.configuring.applied(known, message, now)
         return self._from_writer(known, message, payload, now)
 
     def _from_writer(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:
@@ -375,8 +377,9 @@ class Broker:
     def finished(self) -> bool:
         """Everything that is listed is done, and everything is listed."""
         caught_up = self.writer is not None and self.writer.caught_up
+        opening = bool(self.catchup.opening)
         complete = bool(self.passes) and all(walk.complete for walk in self.passes.values())
-        return caught_up and self.catchup.scanned and complete and not self.catchup.missing_slots
+        return caught_up and self.catchup.scanned and complete and not self.catchup.missing_slots and not opening
 
     def check(self) -> None:
         """Assert the invariants."""

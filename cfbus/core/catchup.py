@@ -16,6 +16,7 @@ from cfbus.bus.messages import Role
 from cfbus.bus.wire import WireError, decode_table
 from cfbus.core.effects import Connection, DropLeases, Effect, Note, SavePosition, Send, Stop
 from cfbus.core.passes import Pass
+from cfbus.core.ranges import Pair, RangeSet
 from cfbus.core.records import contributors, jobs
 from cfbus.core.state import WriterState
 from cfbus.core.story import Line
@@ -36,6 +37,7 @@ class CatchUp:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._tasks: dict[str, m.Task] = {}
+        self._coming: dict[int, tuple[m.PassFacts, dict[int, RangeSet]]] = {}  # redos, as long as not all is there
         self._asked_at = 0.0
         self._writer_instance = ""
         self._payloads: dict[str, bytes] = {}
@@ -54,13 +56,14 @@ class CatchUp:
     @property
     def missing_slots(self) -> tuple[str, ...]:
         """Slots of the configuration that no pass has yet."""
-        covered = {slot for walk in self._broker.passes.values() for slot in walk.slots}
+        covered = {slot for walk in self._broker.passes.values() if not walk.is_redo for slot in walk.slots}
         return tuple(slot.name for slot in self._broker.rules.spec.slots if slot.name not in covered)
 
     @property
     def opening(self) -> tuple[str, ...]:
-        """Slots for which the writer was asked to open a pass, and has not said that it did."""
-        return tuple(slot for task in self._tasks.values() if task.kind == "open-pass" for slot in task.slots)
+        """Slots for which the writer was asked to open a pass, or may open a redo, and has not said that it did."""
+        kinds = ("open-pass", "amend")
+        return tuple(slot for task in self._tasks.values() if task.kind in kinds for slot in task.slots)
 
     def counted(self, message: m.Tally) -> list[Effect]:
         """What captions are like; only shown."""
@@ -126,8 +129,7 @@ class CatchUp:
         broker = self._broker
         whole = message.snapshot and self._follows(writer, message.page)
         for facts in message.passes:
-            if facts.number not in broker.passes:
-                broker.passes[facts.number] = Pass(facts.number, facts.slots, broker.shards)
+            self._know_pass(facts)
         if message.table == "shards":
             if message.first > len(broker.shards):
                 return [Send(writer.connection, m.Since(shards=len(broker.shards)))]
@@ -135,12 +137,36 @@ class CatchUp:
             for name, length in list(zip(names, lengths, strict=True))[len(broker.shards) - message.first :]:
                 broker.shards.add(name, length)
         else:
+            take = self._select if message.table == "selected" else self._mark_done
             rows = (table.numbers(name).tolist() for name in ("pass_number", "shard", "start", "end"))
             for (number, shard), group in groupby(zip(*rows, strict=True), key=itemgetter(0, 1)):
-                self._mark_done(number, shard, tuple((start, end) for _, _, start, end in group))
+                take(number, shard, tuple((start, end) for _, _, start, end in group))
         if whole and message.last and not writer.caught_up:
             return self._caught_up(writer, message)
         return []
+
+    def _know_pass(self, facts: m.PassFacts) -> None:
+        broker, number = self._broker, facts.number
+        if number in broker.passes:
+            broker.passes[number].closed = facts.closed
+        elif facts.items is None:
+            broker.passes[number] = Pass(number, facts.slots, broker.shards)
+        else:
+            self._coming.setdefault(number, (facts, {}))
+            self._select(number, 0, ())
+
+    def _select(self, number: int, shard: int, pairs: tuple[Pair, ...]) -> None:
+        """What a redo is over; when all of it has come it is a pass."""
+        if number not in self._coming:
+            return
+        facts, selected = self._coming[number]
+        if pairs:
+            selected.setdefault(shard, RangeSet()).update(pairs)
+        if sum(map(len, selected.values())) == facts.items:
+            walk = Pass(number, facts.slots, self._broker.shards, selected, facts.overrides)
+            walk.closed = facts.closed
+            self._broker.passes[number] = walk
+            del self._coming[number]
 
     def _follows(self, writer: WriterState, page: int) -> bool:
         """Each page of this answer came, so far. After a gap all wait for the first page of another answer."""
@@ -176,6 +202,15 @@ class CatchUp:
             return [Send(broker.writer.connection, m.Since(shards=len(broker.shards)))]
         return [*self._send_tasks(), *broker.verdicts.send_again()]
 
+    def again(self, now: float) -> list[Effect]:
+        """Nothing is known to be done any more; the writer is asked for all of it."""
+        writer = self._broker.writer
+        assert writer is not None
+        for walk in self._broker.passes.values():
+            walk.forget()
+        writer.caught_up, self._asked_at = False, now
+        return [Send(writer.connection, m.Since(shards=len(self._broker.shards)))]
+
     def deadlines(self) -> list[float]:
         """When to ask again."""
         broker = self._broker
@@ -189,7 +224,7 @@ class CatchUp:
         to = self._broker.writer.connection
         return [Send(to, task, self._payloads.get(task.task, b"")) for task in self._tasks.values()]
 
-    def _mark_done(self, number: int, shard: int, pairs: tuple[tuple[int, int], ...]) -> list[Effect]:
+    def _mark_done(self, number: int, shard: int, pairs: tuple[Pair, ...]) -> list[Effect]:
         broker = self._broker
         walk = broker.passes.get(number)
         if walk is None or shard >= len(broker.shards):
@@ -303,9 +338,12 @@ class CatchUp:
         ]
 
     def _ask(self, kind: str, *, slots: tuple[str, ...] = (), payload: bytes = b"") -> list[Effect]:
+        return self.give(m.Task.model_validate({"task": self._broker.new_id(), "kind": kind, "slots": slots}), payload)
+
+    def give(self, task: m.Task, payload: bytes = b"") -> list[Effect]:
+        """Have the writer do this; it is asked again until it has said that it did."""
         broker = self._broker
         assert broker.writer is not None
-        task = m.Task.model_validate({"task": broker.new_id(), "kind": kind, "slots": slots})
         self._tasks[task.task] = task
         self._payloads[task.task] = payload
         return [Send(broker.writer.connection, task, payload)]
@@ -316,6 +354,8 @@ class CatchUp:
         self._payloads.pop(message.task, None)
         if task is None:
             return []
+        if task.kind in ("amend", "look"):
+            return self._broker.amending.ended(task, message)
         if message.problem:
             if task.kind not in RECORDS:
                 self.problem = message.problem

@@ -127,10 +127,16 @@ class Configuring:
         """It is not here any more."""
         self._told.pop(connection, None)
 
-    def applied(self, known: PeerState, message: m.Applied) -> list[Effect]:
-        """A worker answers. What it says of an older generation is out of date."""
+    def applied(self, known: PeerState, message: m.Applied, now: float) -> list[Effect]:
+        """A worker answers. What it says of an older generation is out of date, and where it had said more before, it
+        was told of that one late: it is told again."""
         rules = self._broker.rules
-        if message.generation != rules.generation or known.answer == message:
+        if message.generation != rules.generation:
+            if known.peer.connection in self._told:
+                return []
+            known.answer = None
+            return [self._tell(known, now)]
+        if known.answer == message:
             return []
         before, known.answer = known.answer, message
         self._told.pop(known.peer.connection, None)

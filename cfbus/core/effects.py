@@ -150,6 +150,8 @@ class StartTask:
     kind: str
     slots: tuple[str, ...]
     payload: bytes = field(repr=False)
+    verb: str = ""
+    arguments: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from cfbus.core.effects import Connection, Effect, LeaseRow, Note, Send
 from cfbus.core.helping import Plan
 from cfbus.core.leases import LeaseState
 from cfbus.core.passes import Pass
-from cfbus.core.ranges import RangeSet
+from cfbus.core.ranges import Pair, RangeSet
 
 if TYPE_CHECKING:
     from cfbus.core.broker import Broker
@@ -164,9 +164,11 @@ class Granting:
     # ------------------------------------------------------------------ carving
 
     def leasable(self) -> list[Pass]:
-        """Passes whose slots the configuration knows prompts for, first to last."""
+        """Passes whose slots the configuration knows prompts for: redos, for which somebody asked, before the others,
+        and the first before the last."""
         slots = {slot.name for slot in self._broker.rules.spec.slots}
-        return [walk for walk in self._broker.passes.values() if slots.issuperset(walk.slots)]
+        known = [walk for walk in self._broker.passes.values() if slots.issuperset(walk.slots)]
+        return sorted(known, key=lambda walk: (not walk.is_redo, walk.number))
 
     def _carve(self, state: PeerState, request: m.Lease, now: float) -> LeaseState | None:
         broker = self._broker
@@ -200,7 +202,7 @@ class Granting:
         if place is None:
             return None
         number, shard, index = place
-        return self._lease(state, self._broker.passes[number], shard, index, index + 1, backup=False, now=now)
+        return self._lease(state, self._broker.passes[number], shard, ((index, index + 1),), backup=False, now=now)
 
     def _carve_backup(self, state: PeerState, request: m.Lease, now: float) -> LeaseState | None:
         broker = self._broker
@@ -210,17 +212,17 @@ class Granting:
         best = self._plan.part_for(state.instance, request.rate, busy, most) if most else None
         if best is None:
             return None
-        helped, (start, end) = best
+        helped, pairs = best
         row = helped.row
         if row.backup:
-            self._take_from(helped, start, end, now)
+            self._take_from(helped, pairs, now)
         broker.counts.backups += 1
-        return self._lease(state, broker.passes[row.pass_number], row.shard, start, end, backup=True, now=now)
+        return self._lease(state, broker.passes[row.pass_number], row.shard, pairs, backup=True, now=now)
 
-    def _take_from(self, backup: LeaseState, start: int, end: int, now: float) -> None:
+    def _take_from(self, backup: LeaseState, pairs: tuple[Pair, ...], now: float) -> None:
         """A backup's far end goes to somebody who has it done sooner; its holder is told to skip it."""
         broker = self._broker
-        broker.leases.give_back(backup, [(start, end)])
+        broker.leases.give_back(backup, pairs)
         if not backup.undone:
             broker.end_lease(backup)
         if backup.connection is not None:
@@ -244,7 +246,7 @@ class Granting:
         if now - self._pace.at >= PACE_SECONDS:
             rates = [worker.rate for worker in broker.workers()]
             self._pace = Pace(sum(rates), len(rates), now)
-        undone = sum(broker.shards.items - walk.done_items for walk in self.leasable())
+        undone = sum(walk.items - walk.done_items for walk in self.leasable())
         return undone / self._pace.rate if self._pace.rate > 0 else 0.0
 
     def _chunk_size(self, walk: Pass, state: PeerState, request: m.Lease, now: float) -> int:
@@ -260,9 +262,10 @@ class Granting:
         return max(1, min(count, rules.chunk_size, request.want))
 
     def _lease(
-        self, state: PeerState, walk: Pass, shard: int, start: int, end: int, *, backup: bool, now: float
+        self, state: PeerState, walk: Pass, shard: int, pairs: tuple[Pair, ...], *, backup: bool, now: float
     ) -> LeaseState:
         broker = self._broker
+        start, end = pairs[0][0], pairs[-1][1]
         broker.counts.granted += 1
         row = LeaseRow(
             lease=broker.new_id(),
@@ -282,12 +285,13 @@ class Granting:
             connection=state.peer.connection,
             deadline=now + broker.rules.lease_seconds,
             granted=now,
-            undone=RangeSet(walk.undone_in(shard, [(start, end)])),
+            undone=RangeSet(walk.undone_in(shard, pairs)),
             rate=state.rate,
             concurrency=state.concurrency,
             progressed=now,
             preparing=True,
         )
+        lease.skipped = lease.items - len(lease.undone)
         broker.leases.add(lease)
         return lease
 
@@ -315,6 +319,7 @@ class Granting:
         if end < row.end:
             broker.free(lease, broker.leases.give_back(lease, [(end, row.end)]))
             lease.row = replace(row, end=end)
+            lease.skipped = end - row.start - len(lease.undone)
         if not broker.feeding.needs(worker):
             return self.grant_now(lease, payload, now, None)
         asked = broker.feeding.keep(lease, worker, payload, now)
@@ -342,8 +347,9 @@ class Granting:
             shard_name=broker.shards.names[row.shard],
             start=row.start,
             end=row.end,
-            done=walk.done_in(row.shard, row.start, row.end)[:MAX_RANGES],
+            done=lease.undone.missing(row.start, row.end)[:MAX_RANGES],
             slots=walk.slots,
+            overrides=walk.overrides,
             backup=row.backup,
             ttl=broker.rules.lease_seconds,
             window=broker.window(),

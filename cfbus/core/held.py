@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cfbus.bus import messages as m
+from cfbus.bus.fields import Overrides
 from cfbus.core.outcome import Outcome, WorkItem
+from cfbus.core.overriding import overridden
 from cfbus.core.ranges import RangeSet
 
 
@@ -19,6 +22,21 @@ class Use:
     def same(self, spec: m.Spec, generation: int) -> bool:
         """Whether there is nothing to change."""
         return self.spec == spec and self.generation == generation
+
+    def serves(self, grant: m.Grant) -> Use | None:
+        """What this grant's items are captioned by, if its slots have prompts and its overrides a meaning here."""
+        if not {slot.name for slot in self.spec.slots}.issuperset(grant.slots):
+            return None
+        return _use_with(self, grant.overrides) if grant.overrides else self
+
+
+@lru_cache(maxsize=64)
+def _use_with(use: Use, overrides: Overrides) -> Use | None:
+    """One for the same two, so that what was captioned alike travels together."""
+    try:
+        return Use(overridden(use.spec, overrides), use.generation)
+    except ValueError:
+        return None
 
 
 @dataclass(eq=False)
@@ -54,6 +72,7 @@ class Held:
                 self.keys[index - grant.start],
                 self.locators[index - grant.start],
                 grant.slots,
+                grant.overrides,
             )
             for index in range(start, end)
         ]

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from cfbus.core.leases import LeaseState, LeaseTable
-from cfbus.core.ranges import Pair, RangeSet
+from cfbus.core.passes import MAX_PIECES
+from cfbus.core.ranges import Pair, RangeSet, size
 
 MIN_GAIN_SECONDS = 0.5
 """A backup lease is made only when it should end the work at least this much sooner."""
@@ -66,7 +67,7 @@ class Plan:
             return max(silent, STALLED_SECONDS)
         return silent if silent > max(STALLED_SECONDS, OVERDUE_ITEMS / rate) else 0.0
 
-    def part_for(self, instance: str, rate: float, busy: int, most: int) -> tuple[LeaseState, Pair] | None:
+    def part_for(self, instance: str, rate: float, busy: int, most: int) -> tuple[LeaseState, tuple[Pair, ...]] | None:
         """What this helper should take over, which has ``busy`` items to caption already."""
         aside = []
         found = None
@@ -81,9 +82,8 @@ class Plan:
                 break  # and of what ends sooner nothing either
             count = _count(last, rate, busy, most)
             if count:
-                start, end = open_items(last.state).last() or (0, 0)
-                count = min(count, end - start)
-                found = last.state, (end - count, end)
+                found = last.state, open_items(last.state).far_end(count, MAX_PIECES)
+                count = size(found[1])
                 aside[-1] = replace(last, before=last.before + count / last.rate)
         for last in aside:
             heapq.heappush(self._last, last)

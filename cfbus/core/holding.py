@@ -78,18 +78,17 @@ class Holding:
         return [ReadFrom(message.lease, message.feeder)] if message.feeder is not None else []
 
     def begin(self, count: int, use: Use) -> list[WorkItem]:
-        """Up to ``count`` items to read and caption now. What has slots that ``use`` has no prompts for waits for a
-        spec that has."""
+        """Up to ``count`` items to read and caption now. What ``use`` has no prompts for waits for a spec that has."""
         items: list[WorkItem] = []
-        prompts = {slot.name for slot in use.spec.slots}
         for held in self._held.values():
-            if not prompts.issuperset(held.grant.slots):
-                continue
-            while held.todo and len(items) < count:
+            if len(items) >= count:
+                break
+            by = use.serves(held.grant) if held.todo else None
+            while by is not None and held.todo and len(items) < count:
                 start, end = held.todo.first() or (0, 0)
                 end = min(end, start + count - len(items))
                 held.todo.remove(start, end)
-                held.in_flight.update(dict.fromkeys(range(start, end), use))
+                held.in_flight.update(dict.fromkeys(range(start, end), by))
                 items += held.items(start, end)
         return items
 

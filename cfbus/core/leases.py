@@ -40,12 +40,13 @@ class LeaseState:
     preparing: bool = False  # carved, and waiting for its listing or for a feeder
     fed: bool = False  # a feeder was asked to serve its images
     told: int = field(default=0)  # how many items done elsewhere its holder knows of
+    skipped: int = 0  # items between its first and its last that were never its own
     unhelped: RangeSet = field(default_factory=RangeSet)  # of a primary: what no backup covers
 
     @property
     def items(self) -> int:
-        """How many items the lease spans."""
-        return self.row.end - self.row.start
+        """How many items the lease is over."""
+        return self.row.end - self.row.start - self.skipped
 
     @property
     def left(self) -> int:

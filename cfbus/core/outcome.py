@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cfbus.bus.columns import NO_INT, NO_SEED
+from cfbus.bus.fields import Overrides
 from cfbus.bus.messages import FailedItem
 
 
 class WorkItem(NamedTuple):
-    """One item to be captioned, in each of ``slots``."""
+    """One item to be captioned, in each of ``slots``, by the spec as it is with ``overrides``."""
 
     lease: str
     shard: str
@@ -18,6 +19,7 @@ class WorkItem(NamedTuple):
     key: str
     locator: bytes
     slots: tuple[str, ...]
+    overrides: Overrides = ()
 
 
 class Caption(NamedTuple):

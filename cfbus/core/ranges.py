@@ -129,9 +129,15 @@ class RangeSet:
         """The lowest range."""
         return (self._starts[0], self._ends[0]) if self._starts else None
 
-    def last(self) -> Pair | None:
-        """The highest range."""
-        return (self._starts[-1], self._ends[-1]) if self._starts else None
+    def far_end(self, count: int, pieces: int) -> tuple[Pair, ...]:
+        """The highest ``count`` of them, or as many as are in so many ranges."""
+        found: list[Pair] = []
+        for start, end in zip(reversed(self._starts), reversed(self._ends), strict=True):
+            if count <= 0 or len(found) == pieces:
+                break
+            found.append((max(start, end - count), end))
+            count -= end - found[-1][0]
+        return tuple(reversed(found))
 
 
 class Wholes:

@@ -5,22 +5,22 @@ Invariant: no page is larger than a frame or a header may be, whatever the store
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from cfbus.bus import messages as m
 from cfbus.bus.columns import build
-from cfbus.bus.fields import RESULT_SPLIT_BYTES
+from cfbus.bus.fields import MAX_PASSES, RESULT_SPLIT_BYTES
+from cfbus.bus.fields import PAGE_BYTES as HEADER_PAGE_BYTES
 from cfbus.bus.wire import encode_table
 from cfbus.core.pages import pages
 
-PASSES_PER_PAGE = 64
+PASS_BYTES = 96
 SHARD_ROW_BYTES = 16
 DONE_ROW_BYTES = 28
 PAGE_BYTES = RESULT_SPLIT_BYTES
 
-Passes = Mapping[int, tuple[str, ...]]
 DoneRow = tuple[int, int, int, int]
 """Pass, shard, start, end."""
 
@@ -29,7 +29,7 @@ DoneRow = tuple[int, int, int, int]
 class StatePage:
     """The payload of one STATE, and what its header says of it."""
 
-    table: Literal["shards", "done"]
+    table: Literal["shards", "selected", "done"]
     first: int
     payload: bytes
     passes: tuple[m.PassFacts, ...] = ()
@@ -47,12 +47,16 @@ class StatePage:
         )
 
 
-def pass_pages(first: int, passes: Passes) -> list[StatePage]:
+def pass_pages(first: int, passes: Iterable[m.PassFacts]) -> list[StatePage]:
     """These passes; ``first`` is a number of shards that the broker knows."""
-    facts = [m.PassFacts(number=number, slots=slots) for number, slots in passes.items()]
     empty = encode_table(build("shards", 0, {"name": [], "length": []}))
-    starts = range(0, len(facts), PASSES_PER_PAGE)
-    return [StatePage("shards", first, empty, tuple(facts[at : at + PASSES_PER_PAGE])) for at in starts]
+    groups = pages(passes, _pass_bytes, HEADER_PAGE_BYTES)
+    return [StatePage("shards", first, empty, tuple(group)) for group in groups if group]
+
+
+def _pass_bytes(facts: m.PassFacts) -> int:
+    texts = [*facts.slots, *(text for override in facts.overrides for text in override)]
+    return max(sum(len(text.encode()) + 4 for text in texts) + PASS_BYTES, HEADER_PAGE_BYTES // MAX_PASSES)
 
 
 def shard_pages(first: int, names: Sequence[str], lengths: Sequence[int]) -> list[StatePage]:
@@ -66,13 +70,22 @@ def shard_pages(first: int, names: Sequence[str], lengths: Sequence[int]) -> lis
     return told
 
 
+def selected_pages(rows: Iterable[DoneRow]) -> list[StatePage]:
+    """What redos are over."""
+    return _range_pages("selected", rows)
+
+
 def done_pages(rows: Iterable[DoneRow]) -> list[StatePage]:
     """All that is done; at least one page."""
+    return _range_pages("done", rows)
+
+
+def _range_pages(kind: Literal["selected", "done"], rows: Iterable[DoneRow]) -> list[StatePage]:
     told: list[StatePage] = []
     first = 0
     for page in pages(rows, lambda _: DONE_ROW_BYTES, PAGE_BYTES):
         names = ("pass_number", "shard", "start", "end")
         columns = {name: [row[at] for row in page] for at, name in enumerate(names)}
-        told.append(StatePage("done", first, encode_table(build("done", len(page), columns))))
+        told.append(StatePage(kind, first, encode_table(build(kind, len(page), columns))))
         first += len(page)
     return told

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from cfbus.bus.messages import Task
 from cfbus.core.effects import Effect
 
 if TYPE_CHECKING:
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An answer: facts, a table, or a problem; and what else is to be done before it is sent."""
+    """An answer: facts, a table, or a problem; what else is to be done before it is sent, and by the writer."""
 
     facts: tuple[tuple[str, str], ...] = ()
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     problem: str = ""
     effects: tuple[Effect, ...] = ()
+    task: Task | None = None  # what the writer is to do
 
 
 Arguments: TypeAlias = Mapping[str, str]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from cfbus.core.told import Arguments, Told, Verb
 from cfbus.core.verbs_leases import drain, leases, reset, story, workers
+from cfbus.core.verbs_store import STORE_VERBS
 from cfbus.core.watching import status
 
 if TYPE_CHECKING:
@@ -51,6 +52,13 @@ def _answers(broker: Broker, _arguments: Arguments, _now: float) -> Told:
     return Told(facts=facts, columns=("worker", "contributor", "answer", "because"), rows=rows)
 
 
+def _rebuild_ledger(broker: Broker, _arguments: Arguments, now: float) -> Told:
+    """Forget what is done, and ask the writer for all of it again. Leases stay; nothing is granted meanwhile."""
+    if broker.writer is None or not broker.writer.caught_up:
+        return Told(problem="The writer is away, or tells what there is already: start cfbus-writer, or wait.")
+    return Told(facts=(("asked", "the writer, for all that is done"),), effects=tuple(broker.catchup.again(now)))
+
+
 VERBS: Final[Mapping[str, tuple[Verb, frozenset[str]]]] = {
     "status": (_status, frozenset()),
     "pause": (_pause, frozenset()),
@@ -60,9 +68,11 @@ VERBS: Final[Mapping[str, tuple[Verb, frozenset[str]]]] = {
     "leases": (leases, frozenset({"worker"})),
     "story": (story, frozenset({"place"})),
     "drain": (drain, frozenset({"worker"})),
-    "reset": (reset, frozenset({"place", "stale", "contributor", "failed", "reason", "dry-run"})),
+    "reset": (reset, frozenset({"place", "stale", "contributor", "failed", "fault", "dry-run"})),
+    "rebuild-ledger": (_rebuild_ledger, frozenset()),
     "shutdown": (_shutdown, frozenset({"when-done"})),
+    **STORE_VERBS,
 }
 """Verb -> what does it, and the arguments that it takes."""
-READS: Final = frozenset({"status", "answers", "workers", "leases", "story"})
+READS: Final = frozenset({"status", "answers", "workers", "leases", "story", "task", "passes"})
 """Those that change nothing."""

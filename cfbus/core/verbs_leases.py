@@ -103,7 +103,7 @@ def reset(broker: Broker, arguments: Arguments, now: float) -> Told:
         return Told(problem="Say what to reset: SHARD[:START-END], --stale, --failed, or --contributor NAME.")
     try:
         if wanted[0] == "failed":
-            return _reset_failed(broker, arguments.get("reason"), dry=dry)
+            return _reset_failed(broker, arguments.get("fault"), dry=dry)
         found = _chosen(broker, arguments, now)
     except _ProblemError as problem:
         return Told(problem=str(problem))
@@ -139,8 +139,8 @@ def _chosen(broker: Broker, arguments: Arguments, now: float) -> list[LeaseState
     return [lease for lease in running if lease.row.contributor == one]
 
 
-def _reset_failed(broker: Broker, reason: str | None, *, dry: bool) -> Told:
-    count = broker.claims.count(reason) if dry else broker.claims.forgive(reason)
+def _reset_failed(broker: Broker, fault: str | None, *, dry: bool) -> Told:
+    count = broker.claims.count(fault) if dry else broker.claims.forgive(fault)
     facts = (("items", str(count)), ("done", "nothing: a dry run" if dry else "yes"))
     return Told(facts=facts)
 

@@ -39,7 +39,7 @@ def status(broker: Broker, now: float) -> Status:
         dataset=broker.rules.dataset,
         store_id=broker.store_id,
         generation=broker.rules.generation,
-        items=broker.shards.items * max(len(broker.passes), 1),
+        items=sum(walk.items for walk in broker.passes.values()) if broker.passes else broker.shards.items,
         done=broker.done_items,
         leased=sum(walk.held_items for walk in broker.passes.values()),
         captions=broker.captions,

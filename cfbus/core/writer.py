@@ -5,8 +5,8 @@ fail on content. Staged frames become durable together: the shell writes ``stage
 then calls ``stored()``, or ``not_stored()`` when there was no room, which forgets them as if they had never come (their
 workers still have them).
 
-Invariants: an item is in ``_done`` exactly when the journal or a segment has it; COMMIT names a result only after
-that; positions have no gaps.
+Invariants: an item is done in the inventory exactly when the journal or a segment has it, or its pass is closed; COMMIT
+names a result only after that; positions have no gaps.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from cfbus.bus.fields import PAGE_BYTES
 from cfbus.bus.wire import WireError, checksum, decode_table
 from cfbus.core.effects import Effect, Note, ProbeRoom, ReadListing, Send, Stop
 from cfbus.core.frame import JournalFrame
+from cfbus.core.inventory import Inventory
 from cfbus.core.pages import entry_bytes, pages
-from cfbus.core.ranges import Pair, RangeSet, Wholes, size
+from cfbus.core.ranges import RangeSet, size
 from cfbus.core.tally import Counts, Rows, Tallies, counts_of
-from cfbus.core.tasks import Tasks
-from cfbus.core.telling import StatePage, done_pages, pass_pages, shard_pages
+from cfbus.core.tasks import Answer, Tasks
+from cfbus.core.telling import StatePage
 
 BROKER = "broker"
 HELLO_SECONDS = 3.0
@@ -67,11 +68,7 @@ class Writer:
         self.backlog = 0  # unsealed bytes that wait for a seal
         self.disk_full = False
         self._told = position
-        self._lengths: list[int] = []
-        self._names: list[str] = []
-        self._passes: dict[int, tuple[str, ...]] = {}
-        self._done: dict[tuple[int, int], RangeSet] = {}
-        self._wholes = Wholes()
+        self.inventory = Inventory()
         self._staged: list[_Staged] = []
         self._staged_done: dict[tuple[int, int], RangeSet] = {}
         self._staged_bytes = 0
@@ -83,21 +80,6 @@ class Writer:
         self._tally_at = now
 
     # ------------------------------------------------------------------ what the store holds
-
-    def know_shard(self, name: str, length: int) -> None:
-        """The next shard of the listing."""
-        self._names.append(name)
-        self._lengths.append(length)
-
-    def know_pass(self, number: int, slots: tuple[str, ...]) -> None:
-        """A pass of the store."""
-        self._passes[number] = slots
-
-    def know_done(self, number: int, shard: int, pairs: Iterable[Pair]) -> None:
-        """Items that are durable."""
-        done = self._done.setdefault((number, shard), RangeSet())
-        done.update(pairs)
-        self._done[number, shard] = self._wholes.shared(done, self._lengths[shard])
 
     def know_totals(self, captions: int, dead_letters: int) -> None:
         """How many rows the store has."""
@@ -186,7 +168,7 @@ class Writer:
         """What was staged is durable."""
         staged, self._staged, self._staged_bytes = self._staged, [], 0
         for place, items in self._staged_done.items():
-            self.know_done(*place, items)
+            self.inventory.know_done(place, items)
         self._staged_done.clear()
         self.disk_full = False
         for entry in staged:
@@ -219,7 +201,7 @@ class Writer:
             return
         origin = message.origin
         place = (origin.pass_number, origin.shard)
-        new = self._new_items(place, message.ranges)
+        new = self.inventory.new_items(place, message.ranges, self._staged_done.get(place))
         stored = m.Stored(
             instance=message.instance,
             number=message.number,
@@ -240,13 +222,6 @@ class Writer:
         captions = 0 if failures else size(new) * len(table.slot_names)
         counts = {} if failures else counts_of(table, rows)
         self._staged.append(_Staged(stored, frame, counts, captions, failures))
-
-    def _new_items(self, place: tuple[int, int], ranges: m.Ranges) -> tuple[Pair, ...]:
-        new: tuple[Pair, ...] = ranges
-        for have in (self._done.get(place), self._staged_done.get(place)):
-            if have:
-                new = tuple(gap for start, end in new for gap in have.missing(start, end))
-        return new
 
     def _frame(self, message: m.Result, origin: m.Origin, payload: bytes, rows: Rows | None) -> JournalFrame:
         position = self.position + 1 + sum(staged.frame is not None for staged in self._staged)
@@ -271,10 +246,11 @@ class Writer:
         origin = message.origin
         if origin is None:
             return "the broker did not say whose it is", None
-        slots = self._passes.get(origin.pass_number)
-        if slots is None:
+        facts = self.inventory.passes.get(origin.pass_number)
+        if facts is None:
             return f"there is no pass {origin.pass_number}", None
-        if origin.shard >= len(self._lengths) or message.ranges[-1][1] > self._lengths[origin.shard]:
+        lengths = self.inventory.lengths
+        if origin.shard >= len(lengths) or message.ranges[-1][1] > lengths[origin.shard]:
             return "items that the shard does not have", None
         if checksum(payload) != message.crc:
             return "damaged on the way (checksum)", None
@@ -284,7 +260,7 @@ class Writer:
             return str(error), None
         if table.rows != size(message.ranges):
             return f"{table.rows} items in the payload, {size(message.ranges)} in the header", None
-        if message.table == "captions" and table.slot_names != slots:
+        if message.table == "captions" and table.slot_names != facts.slots:
             return "not the slots of the pass", None
         return "", table
 
@@ -315,8 +291,8 @@ class Writer:
             results=tuple(entry.stored for entry in group),
             room=max(self.rules.max_backlog - self.backlog - self._staged_bytes, 0),
             state=self.state,
-            shards=len(self._lengths),
-            passes=len(self._passes),
+            shards=len(self.inventory.lengths),
+            passes=len(self.inventory.passes),
             captions=self.captions,
             dead_letters=self.dead_letters,
         )
@@ -329,10 +305,9 @@ class Writer:
         return [Send(BROKER, self.tallies.message(self.backlog))]
 
     def _state(self, message: m.Since) -> list[Effect]:
-        """The whole state, in pages: passes, shards that the broker does not know, then all that is done."""
-        rows = ((number, shard, a, b) for (number, shard), items in self._done.items() for a, b in items)
-        told = pass_pages(message.shards, self._passes)
-        told += [*shard_pages(message.shards, self._names, self._lengths), *done_pages(rows)]
+        """The whole state, in pages: passes and what they are over, shards that the broker does not know, then all
+        that is done."""
+        told = self.inventory.pages(message.shards)
         last = len(told) - 1
         return [
             Send(BROKER, page.message(self.position, number, last=number == last), page.payload)
@@ -345,34 +320,30 @@ class Writer:
     # ------------------------------------------------------------------ tasks
 
     def _task(self, message: m.Task, payload: bytes) -> list[Effect]:
-        covered = {slot for own in self._passes.values() for slot in own}
-        slots = tuple(slot for slot in message.slots if slot not in covered)
+        covered = self.inventory.slots
+        slots = tuple(slot for slot in message.slots if slot not in covered or message.kind != "open-pass")
         news: list[Effect] = []
         if message.kind == "open-pass" and slots != message.slots:
             # The broker does not know of passes that there are.
-            news = self._news(pass_pages(len(self._lengths), self._passes))
+            news = self._news(self.inventory.pass_pages())
         return news + self._tasks.asked(message, payload, slots)
 
-    def task_ended(self, task: str, problem: str, count: int) -> list[Effect]:
+    def task_ended(self, task: str, answer: Answer) -> list[Effect]:
         """The shell did what was asked, or could not."""
-        effects, again = self._tasks.ended(task, problem, count)
+        effects, again = self._tasks.ended(task, answer)
         return effects + [effect for message in again for effect in self._task(message, b"")]
 
     def shards_listed(self, shards: Iterable[tuple[str, int]]) -> list[Effect]:
         """New shards are durable in the listing."""
-        first = len(self._lengths)
+        first = len(self.inventory.lengths)
         for name, length in shards:
-            self.know_shard(name, length)
-        return self._news(shard_pages(first, self._names, self._lengths))
+            self.inventory.know_shard(name, length)
+        return self._news(self.inventory.shard_pages(first))
 
-    def pass_opened(self, number: int, slots: tuple[str, ...]) -> list[Effect]:
-        """A pass is durable in the manifest."""
-        self.know_pass(number, slots)
-        return self._news(pass_pages(len(self._lengths), {number: slots}))
-
-    def done_items(self) -> dict[tuple[int, int], tuple[Pair, ...]]:
-        """What is durable, by pass and shard; for tests and scans."""
-        return {place: items.pairs() for place, items in self._done.items()}
+    def pass_opened(self, facts: m.PassFacts, selected: Iterable[tuple[int, int, int]] = ()) -> list[Effect]:
+        """A pass is durable in the manifest, or that one is closed."""
+        self.inventory.know_pass(facts, selected)
+        return self._news(self.inventory.pass_pages(facts.number))
 
 
 def _rows(ranges: m.Ranges, new: RangeSet) -> Rows:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from cfbus.bus.messages import FailedItem, Spec
 from cfbus.core.outcome import WorkItem
+from cfbus.core.overriding import overridden
 from cfbus.core.prompts import MissingColumnError, filled
 from cfbus.sources.base import ReadError, ReadReason
 
@@ -24,6 +25,17 @@ def asked(spec: Spec, slots: Sequence[str], columns: Mapping[str, object]) -> As
     except MissingColumnError as error:
         detail = f"It has no column {error.name!r}, which a prompt needs (captions.missing_column: fail)."
         raise ReadError(ReadReason.MISSING_COLUMN, detail, "item") from None
+
+
+def spec_for(spec: Spec, item: WorkItem) -> Spec | FailedItem:
+    """What an item is captioned by, or why it cannot be."""
+    failure = unknown_slot(spec, item)
+    if failure is not None:
+        return failure
+    try:
+        return overridden(spec, item.overrides)
+    except ValueError as error:
+        return FailedItem(index=item.index, reason="overrides", detail=str(error)[:512], fault="worker")
 
 
 def unknown_slot(spec: Spec, item: WorkItem) -> FailedItem | None:

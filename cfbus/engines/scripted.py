@@ -16,9 +16,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cfbus.bus.fields import Overrides
 from cfbus.bus.figures import EngineFigures
 from cfbus.bus.messages import FailedItem, Spec
 from cfbus.core.outcome import Caption, EngineFacts, Outcome, WorkItem
+from cfbus.core.overriding import overridden
 from cfbus.engines.base import Post
 
 MODEL = "scripted-1 (made-up text)"
@@ -74,7 +76,8 @@ class ScriptedEngine:
     def __init__(self, post: Post, speed: float = 1.0) -> None:
         self._post = post
         self._speed = speed
-        self._script: _Script | None = None
+        self._spec: Spec | None = None
+        self._scripts: dict[Overrides, _Script] = {}
         self._queue: queue.SimpleQueue[tuple[WorkItem, _Script] | None] = queue.SimpleQueue()
         # Who takes an item out of here posts it: the thread, or nobody after an abandon.
         self._waiting: dict[tuple[str, int], WorkItem] = {}
@@ -83,22 +86,30 @@ class ScriptedEngine:
 
     def use(self, spec: Spec) -> None:
         """See ``Engine.use``."""
-        self._script = _Script.of(spec)
+        self._spec, self._scripts = spec, {}
+
+    def _script_of(self, item: WorkItem) -> _Script:
+        assert self._spec is not None
+        script = self._scripts.get(item.overrides)
+        if script is None:
+            script = self._scripts[item.overrides] = _Script.of(overridden(self._spec, item.overrides))
+        return script
 
     def submit(self, items: Sequence[WorkItem]) -> None:
         """See ``Engine.submit``."""
-        script = self._script
-        assert script is not None
-        if script.rate <= 0:
-            for item in items:
+        for item in items:
+            script = self._script_of(item)
+            if script.rate <= 0:
                 self._post(script.outcome(item))
-            return
+                continue
+            self._start()
+            self._waiting[item.lease, item.index] = item
+            self._queue.put((item, script))
+
+    def _start(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="scripted", daemon=True)
             self._thread.start()
-        for item in items:
-            self._waiting[item.lease, item.index] = item
-            self._queue.put((item, script))
 
     def abandon(self, lease: str, indices: frozenset[int]) -> None:
         """See ``Engine.abandon``."""

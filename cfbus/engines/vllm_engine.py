@@ -22,7 +22,7 @@ from cfbus.core.outcome import Caption, EngineFacts, ImageFacts, Outcome, WorkIt
 from cfbus.core.prompts import columns_in
 from cfbus.core.stages import rounds_of
 from cfbus.decoding import DecodePool
-from cfbus.engines.asking import asked, unknown_slot
+from cfbus.engines.asking import asked, spec_for
 from cfbus.engines.base import Loaded, Post, Read
 from cfbus.engines.feed import Fed, Feed
 from cfbus.engines.pictures import unchanged
@@ -98,11 +98,11 @@ class VllmEngine:
         spec = self._spec
         assert spec is not None
         for item in items:
-            failure = unknown_slot(spec, item)
-            if failure is not None:
-                self._post(Outcome(item.lease, item.index, failure=failure))
+            by = spec_for(spec, item)
+            if isinstance(by, FailedItem):
+                self._post(Outcome(item.lease, item.index, failure=by))
                 continue
-            job = Job(item, spec)
+            job = Job(item, by)
             with self._state:
                 self._jobs[item.lease, item.index] = job
             self._feed.put(item, functools.partial(self._plan, job))

@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cfbus.exports.request import nearest_unknown
+from cfbus.store import tombstones
 from cfbus.store.folder import Store
-from cfbus.store.manifest import Manifest, ShardRow
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import ShardRow
 from cfbus.store.view import share_a_slot, table_of
 
 PART_ITEMS = 100_000
@@ -48,6 +50,8 @@ class Stored:
     slots: tuple[str, ...]
     """Of all passes, in their order."""
     passes_meet: bool
+    taken: str
+    """A condition of SQL for the rows that tombstones take out; empty when there are none."""
     shards: tuple[ShardRow, ...]
     segments: tuple[tuple[str, ...], ...]
     """The files of each segment that hold captions."""
@@ -60,6 +64,7 @@ class Stored:
         with closing(Manifest.open(store)) as manifest:
             manifest.check_sizes(store)
             segments, passes, shards = manifest.segments(), manifest.passes(), manifest.shards()
+            taken = tombstones.sql(tombstones.over(manifest.tombstones(), "captions"))
             done = manifest.done_of_segments()
         files = tuple(tuple(n for n in one.files if table_of(store, n) == "captions") for one in segments)
         parts = [
@@ -71,6 +76,7 @@ class Stored:
             segments[-1].last if segments else 0,
             tuple(dict.fromkeys(slot for one in passes for slot in one.slots)),
             share_a_slot(passes),
+            taken,
             tuple(shards),
             files,
             np.concatenate([np.empty((0, 4), np.int64), *parts]),

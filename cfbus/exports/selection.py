@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cfbus.errors import DamagedStoreError, DiskFullError, UsageError
+from cfbus.exports.locked import connect, text
 from cfbus.exports.parts import Part, Stored
 from cfbus.exports.request import Request
 from cfbus.logs import display
@@ -23,13 +24,6 @@ from cfbus.store.view import library, plain_schema
 
 if TYPE_CHECKING:
     import duckdb
-
-MEMORY = "1GB"
-
-
-def text(value: str | Path) -> str:
-    """A literal."""
-    return "'" + str(value).replace("'", "''") + "'"
 
 
 def name(value: str) -> str:
@@ -45,20 +39,11 @@ class Selection:
         self._request = request
         self._position = position
         self._meet = stored.passes_meet
+        self._taken = stored.taken
         self._shown: Mapping[str, str] = {}
         self.slots = request.slots or stored.slots
-        self.connection: duckdb.DuckDBPyConnection = self._duckdb.connect(
-            config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-        )
+        self.connection = connect(work, [stored.store.table_path("captions")])
         run = self.connection.execute
-        run(f"SET memory_limit = {text(MEMORY)}")
-        run(f"SET temp_directory = {text(work / 'spill')}")
-        run("SET python_enable_replacements = false")
-        run("SET enable_progress_bar = false")
-        run("SET TimeZone = 'UTC'")
-        run(f"SET allowed_directories = [{text(work)}, {text(stored.store.table_path('captions'))}]")
-        run("SET enable_external_access = false")
-        run("SET lock_configuration = true")
         run("CREATE TEMP TABLE shard_numbers (shard VARCHAR, number INTEGER)")
         run("CREATE TEMP TABLE pseudonyms (id VARCHAR, shown VARCHAR)")
         self._check_where()
@@ -112,6 +97,8 @@ class Selection:
         conditions = [
             f"item_index >= {part.start} AND item_index < {part.end}", f"commit_seq <= {self._position}",
         ]  # fmt: skip
+        if self._taken:
+            conditions.append(f"NOT ({self._taken})")
         if self._request.revision is not None:
             conditions.append(f"revision <= {self._request.revision}")
         if self._request.as_of is not None:

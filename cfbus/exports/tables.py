@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cfbus.errors import UsageError
+from cfbus.exports.locked import text
 from cfbus.exports.log import Log, Tally
 from cfbus.exports.parts import Part
 from cfbus.exports.request import Format, Request
-from cfbus.exports.selection import Selection, columns_sql, name, text
+from cfbus.exports.selection import Selection, columns_sql, name
 from cfbus.logs import display
 from cfbus.store.durable import replace_file
 

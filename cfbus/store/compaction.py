@@ -1,4 +1,5 @@
-"""Compaction: many small segments become few large ones, without the rows that a later pass replaced.
+"""Compaction: many small segments become few large ones, without the rows that a later pass replaced or a tombstone
+takes out.
 
 Works beside a running writer, and takes no lock of its: what it changes are whole segments that the manifest
 lists, in one transaction, and the writer never looks at those again. A reader of the manifest sees the old
@@ -7,7 +8,7 @@ begun with them; the manifest calls them *spare*, as it does a new file that is 
 
 Knows segments and their files, nothing of frames. Invariants: one compaction at a time; a file is durable, and
 called spare, before it has its name; only neighbours in positions are joined; what is dropped is superseded by
-a row that is sealed.
+a row that is sealed and counts, or taken out by a tombstone that from then on cannot be removed.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from cfbus.errors import StoreInUseError
+from cfbus.store import tombstones
 from cfbus.store.durable import damaged_file, disk_errors, fsync_dir, make_dir, new_file, publish, remove_file
 from cfbus.store.folder import Store
-from cfbus.store.manifest import Manifest, SegmentRow, merge_ranges
-from cfbus.store.revisions import Bits, replaced
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import SegmentRow, merge_ranges
+from cfbus.store.revisions import Bits, not_counting
 from cfbus.store.schema import SCHEMAS
 from cfbus.store.seal import GROUP_BYTES, GROUP_ROWS, parquet_writer
 from cfbus.store.view import share_a_slot, table_of
@@ -141,7 +144,8 @@ def _meet(one: SegmentRow, other: SegmentRow) -> bool:
 
 def _join(store: Store, manifest: Manifest, group: Sequence[SegmentRow], now: int) -> SegmentRow | None:
     """One segment for these; None when it would be the same again."""
-    gone = {table: _superseded(store, manifest, table, group) for table in TABLES}
+    applied: Counter[int] = Counter()
+    gone = {table: _not_counting(store, manifest, table, group, applied) for table in TABLES}
     if len(group) == 1 and not any(bits is not None and bits.any() for bits in gone.values()):
         return None
     first, last = group[0].first, group[-1].last
@@ -167,24 +171,39 @@ def _join(store: Store, manifest: Manifest, group: Sequence[SegmentRow], now: in
     )  # fmt: skip
     done = manifest.done_of_segments()
     ranges = [(p, shard, start, end) for one in group for p, shard, start, end in done[one.first].tolist()]
-    manifest.replace_segments(group, joined, merge_ranges(ranges), now)
-    return joined
+    return joined if manifest.replace_segments(group, joined, merge_ranges(ranges), now, applied) else None
 
 
 def _files(store: Store, table: str, segments: Sequence[SegmentRow]) -> list[Path]:
     return [store.root / name for one in segments for name in one.files if table_of(store, name) == table]
 
 
-def _superseded(store: Store, manifest: Manifest, table: str, group: Sequence[SegmentRow]) -> Bits | None:
-    """Which of the group's rows a later pass replaced, in their order; None when none can be."""
+def _not_counting(
+    store: Store, manifest: Manifest, table: str, group: Sequence[SegmentRow], applied: Counter[int]
+) -> Bits | None:
+    """Which of the group's rows no reader gets, in their order; None when there can be none. ``applied`` gets the
+    tombstones that take some out, with how many dead letters."""
     passes = manifest.passes()
-    if not (share_a_slot(passes) if table == "captions" else len(passes) > 1):
-        return None
-    columns = [*_KEYS[table], "revision"]
+    meet = share_a_slot(passes) if table == "captions" else len(passes) > 1
+    over = [one for one in tombstones.over(manifest.tombstones(), table) if one.until >= group[0].first]
     mine = _files(store, table, group)
-    if not mine:
+    if not mine or not (meet or over):
         return None
+    keys = _KEYS[table] if meet else ()
+    columns = sorted({*keys, *(("revision",) if meet else ()), *tombstones.needed(over)})
     own = _read(mine, table, columns)
+    for one in over:
+        count = int(tombstones.taken([one], own).sum())
+        if count:
+            applied[one.number] += count if table == "failures" else 0
+    parts = [own, *(_later(store, manifest, table, group, columns) if meet else ())]
+    return not_counting(pa.concat_tables(parts), keys, over)[: own.num_rows]
+
+
+def _later(
+    store: Store, manifest: Manifest, table: str, group: Sequence[SegmentRow], columns: Sequence[str]
+) -> list[pa.Table]:
+    """The rows of other segments that could replace some of the group's."""
     ours = {one.first for one in group}
     ranges = manifest.done_of_segments()
     shards = np.unique(np.concatenate([ranges[one.first][:, 1] for one in group]))
@@ -197,10 +216,7 @@ def _superseded(store: Store, manifest: Manifest, table: str, group: Sequence[Se
     ]
     names = pa.array([manifest.shards()[int(number)].name for number in shards])
     theirs = _files(store, table, others)
-    parts = [own]
-    if theirs:
-        parts.append(_read(theirs, table, columns, pc.field("shard").isin(names)))
-    return replaced(pa.concat_tables(parts))[: own.num_rows]
+    return [_read(theirs, table, columns, pc.field("shard").isin(names))] if theirs else []
 
 
 def _read(files: Sequence[Path], table: str, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:

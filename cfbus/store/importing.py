@@ -21,7 +21,8 @@ from cfbus.store.durable import new_file, publish
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal
 from cfbus.store.listing import listing_column
-from cfbus.store.manifest import DoneRange, Manifest, PassRow, SegmentRow, ShardRow, merge_ranges
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import DoneRange, PassRow, SegmentRow, ShardRow, merge_ranges
 from cfbus.store.schema import SCHEMAS
 from cfbus.store.seal import GROUP_ROWS, parquet_writer, record, seal_journal
 
@@ -69,21 +70,21 @@ class _Found:
 
 def bring_in(store: Store, manifest: Manifest, given: Given) -> Imported:
     """Import into a locked store. Raises ``StoreMismatchError`` where nothing is listed or there is no pass."""
-    passes = manifest.passes()
-    if not passes or manifest.shard_count() == 0:
+    newest = manifest.newest_pass()
+    if newest is None or manifest.shard_count() == 0:
         raise StoreMismatchError(
             f"The store {store.root} knows no items or no slots yet.",
             "Start its run once, so that the images are listed, and end it; then import.",
         )
-    position = _seal_all(store, manifest) + 1
+    position = seal_all(store, manifest) + 1
     names = _ambiguous(store, manifest, given.captions)
-    done = _Done(manifest, passes[-1].number)
+    done = _Done(manifest, newest.number)
     told, found = Imported(position=position), _Found()
     path = store.table_path("captions", position)
     staged = store.staging_dir / f"captions-{path.name}"
     with new_file(staged) as file, parquet_writer(file, "captions") as writer:
         for shard in manifest.shards():
-            for rows in _rows(store, shard, passes[-1], given, names, done, told, found):
+            for rows in _rows(store, shard, newest, given, names, done, told, found):
                 writer.write_table(_table(store.dataset, shard.name, rows, given, position), row_group_size=len(rows))
     told.unclear = sum(count > 1 for count in names.values())
     told.unknown = len(given.captions) - len(found.used) - told.unclear
@@ -100,8 +101,8 @@ def bring_in(store: Store, manifest: Manifest, given: Given) -> Imported:
     return told
 
 
-def _seal_all(store: Store, manifest: Manifest) -> int:
-    """Nothing may be in the journal: what is imported takes the position after it."""
+def seal_all(store: Store, manifest: Manifest) -> int:
+    """Seal what the journal of a locked store holds; its last position."""
     journal = Journal.open(store, manifest)
     try:
         journal.roll()

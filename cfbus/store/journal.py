@@ -35,7 +35,8 @@ from cfbus.store.durable import (
     transaction,
 )
 from cfbus.store.folder import Store
-from cfbus.store.manifest import DoneRange, Manifest
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import DoneRange
 
 VERSION = 1
 SALVAGING = "salvaging"  # this file lies in the journal as long as a salvage is not finished

@@ -5,8 +5,9 @@ look at the same time.
 
 Invariants: shard numbers are dense from 0 and pass numbers from 1, and what they name never changes;
 segments do not overlap in positions, and what is sealed stays sealed, whatever becomes of its segments; a file
-that lies in a table and counts for nothing is known as spare; every change is one transaction; every row carries
-a checksum, so that an altered row is noticed and never believed.
+that lies in a table and counts for nothing is known as spare; a tombstone and the redos that make it good come
+and go together, and no longer go once rows were taken away for it; every change is one transaction; every row
+carries a checksum, so that an altered row is noticed and never believed.
 """
 
 from __future__ import annotations
@@ -16,89 +17,39 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cfbus.errors import DiskFullError
 from cfbus.store.checked_rows import check_database, checked, sealed_row
-from cfbus.store.durable import damaged_file, flush_database, fsync_dir, keep_log, sqlite_errors, transaction
+from cfbus.store.durable import damaged_file, flush_database, fsync_dir, sqlite_errors, transaction
 from cfbus.store.folder import Store
-from cfbus.store.reading import connect_to_read
-
-VERSION = 2
-_SCHEMA = (
-    "CREATE TABLE shards (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, length INTEGER NOT NULL,"
-    " digest TEXT NOT NULL, crc INTEGER NOT NULL)",
-    "CREATE TABLE passes (number INTEGER PRIMARY KEY, slots TEXT NOT NULL, crc INTEGER NOT NULL)",
-    "CREATE TABLE segments (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, facts TEXT NOT NULL,"
-    " done BLOB NOT NULL, crc INTEGER NOT NULL)",
-    "CREATE TABLE spare (file TEXT PRIMARY KEY, since INTEGER NOT NULL, crc INTEGER NOT NULL)",
-    f"PRAGMA user_version = {VERSION}",
+from cfbus.store.manifest_file import (
+    VERSION,
+    connect_to_write,
+    make_ready,
+    pass_row,
+    redo_row,
+    segment_row,
+    tombstone_row,
 )
+from cfbus.store.manifest_rows import (
+    DoneRange,
+    DoneRanges,
+    NewRedo,
+    PassRow,
+    RedoFacts,
+    SegmentRow,
+    Selected,
+    ShardRow,
+    Tombstone,
+)
+from cfbus.store.reading import connect_to_read
 
 CHECKPOINT_CHANGES = 256
 """After so many changes the log is copied into the file."""
-
-DoneRange = tuple[int, int, int, int]
-"""(pass, shard, start, end): items [start, end) of a shard that need nothing more in a pass."""
-DoneRanges = npt.NDArray[np.int64]
-"""The same as rows of four, merged and in order."""
-
-
-@dataclass(frozen=True)
-class ShardRow:
-    """A shard whose listing is in the store; ``digest`` is that of its listing file."""
-
-    number: int
-    name: str
-    length: int
-    digest: str = ""
-
-
-@dataclass(frozen=True)
-class PassRow:
-    """A pass and the slots that it fills, in their order."""
-
-    number: int
-    slots: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class SegmentRow:
-    """What was sealed of positions ``first`` to ``last``, both included.
-
-    ``files`` are paths in the store, ``size`` their bytes, ``rows`` captions and ``failures`` dead letters,
-    ``totals`` the captions of each contributor, ``sealed_at`` microseconds UTC.
-    """
-
-    first: int
-    last: int
-    files: tuple[str, ...]
-    rows: int
-    failures: int
-    size: int
-    sealed_at: int
-    totals: Mapping[str, int]
-
-
-def merge_ranges(ranges: Iterable[DoneRange]) -> DoneRanges:
-    """The ranges in order, with those joined that touch or overlap."""
-    rows = np.array(list(ranges), np.int64).reshape(-1, 4)
-    if len(rows) == 0:
-        return rows
-    rows = rows[np.lexsort((rows[:, 3], rows[:, 2], rows[:, 1], rows[:, 0]))]
-    group = np.concatenate(([True], np.any(rows[1:, :2] != rows[:-1, :2], axis=1))).cumsum()
-    # A running maximum of ends that never reaches into the next group: lift each group above the one before.
-    lift = group * (int(rows[:, 3].max()) + 2)
-    reach = np.maximum.accumulate(rows[:, 3] + lift)
-    heads = np.concatenate(([True], rows[1:, 2] + lift[1:] > reach[:-1])).nonzero()[0]
-    merged = rows[heads]
-    last = np.concatenate((heads[1:], [len(rows)])) - 1
-    merged[:, 3] = reach[last] - lift[last]
-    return merged
 
 
 class Manifest:
@@ -110,7 +61,9 @@ class Manifest:
         self._changes = CHECKPOINT_CHANGES  # there may be a log from before
         # In this order: beside a writer, what a segment is of was there before it.
         self._segments = list(map(self._segment, self._rows("SELECT * FROM segments ORDER BY first")))
+        self._redos = {row.number: row for row in map(self._redo, self._rows_since(3, "SELECT * FROM redos"))}
         self._passes = list(map(self._pass, self._rows("SELECT * FROM passes ORDER BY number")))
+        self._tombstones = self._read_tombstones()
         self._shards = list(map(self._shard, self._rows("SELECT * FROM shards ORDER BY number")))
         self._check_order()
 
@@ -123,7 +76,7 @@ class Manifest:
         path = store.manifest_path
         if store.locked:
             flush_database(path)
-        connection = _connect_to_write(path) if store.locked else connect_to_read(path)
+        connection = connect_to_write(path) if store.locked else connect_to_read(path)
         return cls._ready(store, connection, changing=store.locked)
 
     @classmethod
@@ -134,7 +87,7 @@ class Manifest:
         """
         if not store.manifest_path.exists():
             raise damaged_file(store.manifest_path, "it is not there")
-        return cls._ready(store, _connect_to_write(store.manifest_path), changing=True)
+        return cls._ready(store, connect_to_write(store.manifest_path), changing=True)
 
     @classmethod
     def _ready(cls, store: Store, connection: sqlite3.Connection, *, changing: bool) -> Manifest:
@@ -142,7 +95,7 @@ class Manifest:
         try:
             with sqlite_errors(path):
                 check_database(path, connection, VERSION)
-                _make_ready(path, connection, changing=changing)
+                make_ready(path, connection, changing=changing)
             if changing:
                 fsync_dir(store.root)
             return cls(path, connection)
@@ -175,16 +128,82 @@ class Manifest:
         """All passes; the last is the newest."""
         return list(self._passes)
 
+    def newest_pass(self) -> PassRow | None:
+        """The newest pass over all items."""
+        return next((one for one in reversed(self._passes) if one.redo is None), None)
+
     def add_pass(self, slots: Sequence[str]) -> int:
-        """Open a pass with these slots and return its number; the newest one's, when it has the same slots."""
+        """Open a pass over all items with these slots and return its number; the newest one's, when it has the same
+        slots."""
         wanted = tuple(slots)
-        if self._passes and self._passes[-1].slots == wanted:
-            return self._passes[-1].number
+        newest = self.newest_pass()
+        if newest is not None and newest.slots == wanted:
+            return newest.number
         number = len(self._passes) + 1
         with self._changing() as connection:
-            connection.execute("INSERT INTO passes VALUES (?, ?, ?)", sealed_row(number, json.dumps(wanted)))
+            connection.execute("INSERT INTO passes VALUES (?, ?, ?)", pass_row(PassRow(number, wanted)))
         self._passes.append(PassRow(number, wanted))
         return number
+
+    # ------------------------------------------------------------------ redos and tombstones
+
+    def selected(self, number: int) -> Selected:
+        """The items that a redo is over."""
+        for row in self._rows("SELECT * FROM selections WHERE pass = ?", number):
+            return np.frombuffer(checked(self._path, row)[1], "<i8").reshape(-1, 3)
+        raise damaged_file(self._path, f"it does not say which items pass {number} is over")
+
+    def tombstones(self) -> list[Tombstone]:
+        """All tombstones, the removed ones too."""
+        return list(self._tombstones)
+
+    def amend(self, redos: Sequence[NewRedo], tombstone: Tombstone | None) -> list[PassRow]:
+        """Open these redos and set this tombstone, all or nothing; the rows of the passes."""
+        first = len(self._passes) + 1
+        made = [
+            PassRow(number, slots, facts, int((items[:, 2] - items[:, 1]).sum()))
+            for number, (slots, facts, items) in enumerate(redos, first)
+        ]
+        with self._changing() as connection:
+            for row, (_, _, items) in zip(made, redos, strict=True):
+                ranges = np.ascontiguousarray(items, "<i8").tobytes()
+                connection.execute("INSERT INTO passes VALUES (?, ?, ?)", pass_row(row))
+                connection.execute("INSERT INTO redos VALUES (?, ?, ?, ?, ?)", redo_row(row))
+                connection.execute("INSERT INTO selections VALUES (?, ?, ?)", sealed_row(row.number, ranges))
+            if tombstone is not None:
+                connection.execute("INSERT INTO tombstones VALUES (?, ?, ?)", tombstone_row(tombstone))
+        self._passes += made
+        self._tombstones += [tombstone] if tombstone is not None else []
+        return made
+
+    def close_pass(self, number: int) -> PassRow:
+        """Nothing more is to be done of this redo."""
+        with self._changing() as connection:
+            return self._close(connection, number)
+
+    def remove_tombstone(self, number: int) -> list[PassRow]:
+        """Its rows count again, and what would have made it good is closed. ``ValueError`` when rows of it are gone
+        for good, or when there is none that holds."""
+        closed = [one.number for one in self._passes if one.redo and one.redo.tombstone == number and not one.closed]
+        with self._changing() as connection:
+            # Read again: a compaction beside may have come first.
+            now = {one.number: one for one in self._read_tombstones()}
+            if number not in now or now[number].state != "active":
+                raise ValueError(now[number].state if number in now else "unknown")
+            self._keep(connection, replace(now[number], state="removed"))
+            return [self._close(connection, each) for each in closed]
+
+    def _close(self, connection: sqlite3.Connection, number: int) -> PassRow:
+        row = replace(self._passes[number - 1], closed=True)
+        connection.execute("INSERT OR REPLACE INTO redos VALUES (?, ?, ?, ?, ?)", redo_row(row))
+        self._passes[number - 1] = row
+        return row
+
+    def _keep(self, connection: sqlite3.Connection, row: Tombstone) -> None:
+        connection.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", tombstone_row(row))
+        self._tombstones = [row if one.number == row.number else one for one in self._tombstones]
+
+    # ------------------------------------------------------------------ segments
 
     def segments(self) -> list[SegmentRow]:
         """All sealed segments by position."""
@@ -199,19 +218,31 @@ class Manifest:
         ):
             raise damaged_file(self._path, f"positions {segment.first} to {segment.last} are sealed twice")
         with self._changing() as connection:
-            connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", _segment_row(segment, done))
+            connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", segment_row(segment, done))
             connection.executemany("DELETE FROM spare WHERE file = ?", [[name] for name in segment.files])
         self._segments.append(segment)
         self._segments.sort(key=lambda one: one.first)
 
-    def replace_segments(self, old: Sequence[SegmentRow], new: SegmentRow, done: DoneRanges, now: int) -> None:
-        """Put a segment, whose files are spare, in the place of neighbours; theirs are spare from ``now`` on."""
+    def replace_segments(
+        self, old: Sequence[SegmentRow], new: SegmentRow, done: DoneRanges, now: int, applied: Mapping[int, int]
+    ) -> bool:
+        """Put a segment, whose files are spare, in the place of neighbours; theirs are spare from ``now`` on.
+
+        It has no rows any more of the ``applied`` tombstones, and so many dead letters less for each. False, and
+        nothing has changed, when one of those was removed meanwhile.
+        """
         if [old[0].first, old[-1].last] != [new.first, new.last]:
             raise ValueError("a segment takes the place of others with the same positions")
         with self._changing() as connection:
+            there = {one.number: one for one in self._read_tombstones()}
+            if not all(there[number].holds for number in applied):
+                return False
+            for number, dead_letters in applied.items():
+                left = there[number].dead_letters - dead_letters
+                self._keep(connection, replace(there[number], state="compacted", dead_letters=left))
             for segment in old:
                 connection.execute("DELETE FROM segments WHERE first = ?", [segment.first])
-            connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", _segment_row(new, done))
+            connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", segment_row(new, done))
             connection.executemany("DELETE FROM spare WHERE file = ?", [[name] for name in new.files])
             rows = [sealed_row(name, now) for segment in old for name in segment.files]
             connection.executemany("INSERT INTO spare VALUES (?, ?, ?)", rows)
@@ -219,13 +250,11 @@ class Manifest:
         self._segments = sorted(
             [*(one for one in self._segments if one.first not in gone), new], key=lambda one: one.first
         )
+        return True
 
     def spare(self, before: int | None = None) -> set[str]:
         """The files that lie in the tables and count for nothing: all, or those that do since ``before`` or longer."""
-        with sqlite_errors(self._path):
-            if self._connection.execute("PRAGMA user_version").fetchone() < (2,):
-                return set()
-        rows = [checked(self._path, row) for row in self._rows("SELECT * FROM spare")]
+        rows = [checked(self._path, row) for row in self._rows_since(2, "SELECT * FROM spare")]
         return {name for name, since in rows if before is None or since <= before}
 
     def add_spare(self, files: Iterable[str], since: int) -> None:
@@ -268,15 +297,18 @@ class Manifest:
         return self._segments[-1].last if self._segments else 0
 
     def totals(self) -> dict[str, int]:
-        """Sealed captions of each contributor."""
+        """Sealed captions of each contributor, without those that tombstones have taken."""
         totals: Counter[str] = Counter()
         for segment in self._segments:
             totals.update(segment.totals)
-        return totals
+        for tombstone in self._tombstones:
+            totals.subtract(tombstone.credits if tombstone.holds else {})
+        return +totals
 
     def failures(self) -> int:
-        """Sealed dead letters."""
-        return sum(segment.failures for segment in self._segments)
+        """Sealed dead letters that count."""
+        taken = sum(one.dead_letters for one in self._tombstones if one.holds)
+        return sum(segment.failures for segment in self._segments) - taken
 
     def check_sizes(self, store: Store) -> None:
         """Each segment's files are there, as large as they were sealed. Raises ``DamagedStoreError``."""
@@ -313,9 +345,19 @@ class Manifest:
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 self._changes = 0
 
-    def _rows(self, query: str) -> Iterator[tuple[object, ...]]:
+    def _rows_since(self, version: int, query: str) -> Iterator[tuple[object, ...]]:
+        """Of a table that older manifests, which are only read, have not."""
         with sqlite_errors(self._path):
-            yield from self._connection.execute(query)
+            if self._connection.execute("PRAGMA user_version").fetchone() >= (version,):
+                yield from self._rows(query)
+
+    def _read_tombstones(self) -> list[Tombstone]:
+        rows = (checked(self._path, row) for row in self._rows_since(3, "SELECT * FROM tombstones ORDER BY number"))
+        return [Tombstone.of(number, facts) for number, facts in rows]
+
+    def _rows(self, query: str, *values: object) -> Iterator[tuple[object, ...]]:
+        with sqlite_errors(self._path):
+            yield from self._connection.execute(query, values)
 
     def _shard(self, row: tuple[object, ...]) -> ShardRow:
         number, name, length, digest = checked(self._path, row)
@@ -323,7 +365,11 @@ class Manifest:
 
     def _pass(self, row: tuple[object, ...]) -> PassRow:
         number, slots = checked(self._path, row)
-        return PassRow(number, tuple(json.loads(slots)))
+        return replace(self._redos.get(number, PassRow(number, ())), slots=tuple(json.loads(slots)))
+
+    def _redo(self, row: tuple[object, ...]) -> PassRow:
+        number, facts, items, closed = checked(self._path, row)
+        return PassRow(number, (), RedoFacts.of(facts), items, bool(closed))
 
     def _segment(self, row: tuple[object, ...]) -> SegmentRow:
         first, last, facts, _ = checked(self._path, row)
@@ -338,33 +384,6 @@ class Manifest:
         for before, after in zip(self._segments, self._segments[1:], strict=False):
             if after.first <= before.last:
                 raise damaged_file(self._path, f"segments {before.first} and {after.first} overlap")
-
-
-def _connect_to_write(path: Path) -> sqlite3.Connection:
-    with sqlite_errors(path):
-        return sqlite3.connect(f"{path.as_uri()}?mode=rwc", uri=True, isolation_level=None, timeout=10)
-
-
-def _make_ready(path: Path, connection: sqlite3.Connection, *, changing: bool) -> None:
-    if changing:
-        keep_log(path, connection)
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
-    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-        with transaction(path, connection):
-            for statement in _SCHEMA:
-                connection.execute(statement)
-    elif changing and connection.execute("PRAGMA user_version").fetchone() == (1,):
-        with transaction(path, connection):
-            for statement in _SCHEMA[-2:]:
-                connection.execute(statement)
-
-
-def _segment_row(segment: SegmentRow, done: DoneRanges) -> tuple[object, ...]:
-    facts = json.dumps(
-        [segment.files, segment.rows, segment.failures, segment.size, segment.sealed_at, dict(segment.totals)]
-    )
-    return sealed_row(segment.first, segment.last, facts, np.ascontiguousarray(done, "<i8").tobytes())
 
 
 def _check_size(root: Path, segment: SegmentRow) -> None:

@@ -5,13 +5,17 @@ Works on the key columns alone, in numpy. Knows nothing of files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
-from operator import or_
+from operator import and_, or_
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from cfbus.store import tombstones
+from cfbus.store.manifest_rows import Tombstone
 
 Bits = npt.NDArray[np.bool_]
 
@@ -31,32 +35,47 @@ def replaced(rows: pa.Table) -> Bits:
     return gone
 
 
-def condition(rows: pa.Table) -> pc.Expression | None:
-    """What holds for the replaced rows and for no other, as runs of items; None when there are none.
+def not_counting(rows: pa.Table, keys: Sequence[str], over: Sequence[Tombstone]) -> Bits:
+    """For each row of a table whether a tombstone takes it out, or one that counts replaces it; ``keys`` without
+    ``revision``, none where no rows can meet."""
+    gone = tombstones.taken(over, rows)
+    if keys:
+        left = (~gone).nonzero()[0]
+        gone[left] = replaced(rows.select([*keys, "revision"]).take(pa.array(left)))
+    return gone
 
-    Its size goes with the number of runs: little for items that were done again in a row, much for many
-    single ones.
+
+def condition(rows: pa.Table) -> pc.Expression | None:
+    """What holds for the replaced rows and for no other; None when there are none.
+
+    Its size goes with the number of places (shards, slots, revisions) that have such rows, and with the rows where they
+    are not in a row.
     """
     gone = rows.filter(pa.array(replaced(rows)))
     if gone.num_rows == 0:
         return None
     places = [name for name in gone.column_names if name != "item_index"]
-    words = {name: gone[name].to_pylist() for name in places}
-    runs: list[pc.Expression] = []
     index = gone["item_index"].to_numpy()
     codes = [_codes(gone[name]) for name in places]
     order = np.lexsort((index, *codes))
-    breaks = np.diff(index[order]) > 1
+    breaks = np.zeros(len(order) - 1, np.bool_)
     for code in codes:
         breaks |= np.diff(code[order]) != 0
     starts = np.concatenate(([0], breaks.nonzero()[0] + 1))
-    ends = np.concatenate((starts[1:], [len(order)])) - 1
-    for first, last in zip(order[starts], order[ends], strict=True):
-        run = (pc.field("item_index") >= int(index[first])) & (pc.field("item_index") <= int(index[last]))
-        for name in places:
-            run &= pc.field(name) == words[name][first]
-        runs.append(run)
-    return _any_of(runs)
+    words = gone.select(places).take(pa.array(order[starts])).to_pylist()
+    found = []
+    for place, items in zip(words, np.split(index[order], starts[1:]), strict=True):
+        here = [pc.field(name) == value for name, value in place.items()]
+        found.append(reduce(and_, [*here, _among(items)]))
+    return _any_of(found)
+
+
+def _among(items: npt.NDArray[np.int64]) -> pc.Expression:
+    """Ascending items: as a range where they are one, else one by one."""
+    field = pc.field("item_index")
+    if int(items[-1]) - int(items[0]) < len(items):
+        return (field >= int(items[0])) & (field <= int(items[-1]))
+    return field.isin(pa.array(items))
 
 
 def _any_of(conditions: list[pc.Expression]) -> pc.Expression:

@@ -22,7 +22,8 @@ from cfbus.store.carving import carve
 from cfbus.store.durable import disk_errors, fsync_dir, make_dir, new_file, publish, remove_database, remove_file
 from cfbus.store.folder import Store
 from cfbus.store.journal import SALVAGING, JournalFile, is_given_up, is_known, lost_path, opened, scan, write_closed
-from cfbus.store.manifest import DoneRange, Manifest
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import DoneRange
 
 Span = tuple[int, int]
 """Positions, both included."""

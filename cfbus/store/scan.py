@@ -21,7 +21,8 @@ from cfbus.store.durable import disk_errors
 from cfbus.store.folder import Store
 from cfbus.store.ledger import facts_of
 from cfbus.store.listing import read_listing
-from cfbus.store.manifest import Manifest, SegmentRow
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import SegmentRow
 from cfbus.store.salvage import inspect
 
 TABLES = ("captions", "failures")

@@ -39,7 +39,8 @@ from cfbus.store.durable import damaged_file, disk_errors, new_file, publish
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal, JournalFile, read_frames
 from cfbus.store.listing import listing_column
-from cfbus.store.manifest import Manifest, SegmentRow, merge_ranges
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import SegmentRow, merge_ranges
 from cfbus.store.schema import HASH_BYTES, SCHEMAS, TIME, word_columns
 
 GROUP_ROWS = 100_000

@@ -1,7 +1,8 @@
 """A view: the tables of a store as the manifest listed them at one moment, for whatever reads parquet.
 
-Knows which files there are and which rows a later pass replaced; the libraries do the rest, and each is
-imported only when it is asked for. Takes no lock and changes nothing, so it works beside a running writer.
+Knows which files there are, which rows a later pass replaced and which a tombstone takes out; the libraries do
+the rest, and each is imported only when it is asked for. Takes no lock and changes nothing, so it works beside a
+running writer.
 
 Invariants: a view never changes (but for ``jobs`` and ``contributors``, which are replaced as a whole), every file
 in it is whole, and its columns have the same names and types whatever is in the store, also when nothing is.
@@ -20,9 +21,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from cfbus.errors import DamagedStoreError, UsageError
+from cfbus.store import tombstones
 from cfbus.store.durable import damaged_file
 from cfbus.store.folder import Store
-from cfbus.store.manifest import Manifest, PassRow
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import PassRow, Tombstone
 from cfbus.store.reading import log_of
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ class View:
     the view has, for each (shard, item_index, slot), only the row of the highest revision; an item that the
     later pass could not caption keeps its earlier caption. With ``latest=False`` all revisions are there.
     Of ``failures`` the highest revision for each (shard, item_index) counts, whatever later passes captioned.
+    Rows that a tombstone takes out are in no view, and an earlier row of the same key counts in their place.
     """
 
     store: Store
@@ -63,6 +67,7 @@ class View:
     _files: dict[str, tuple[str, ...]]
     _rows: dict[str, int]
     _passes_meet: dict[str, bool]
+    _tombstones: tuple[Tombstone, ...] = ()
 
     # ------------------------------------------------------------------ the same store, otherwise
 
@@ -101,8 +106,9 @@ class View:
     def dataset(self) -> pyarrow.dataset.Dataset:
         """A pyarrow dataset over the files; nothing is read before it is asked for, but for replaced rows."""
         found = self._whole_dataset()
-        gone = self._replaced()
-        return found if gone is None else found.filter(~gone)
+        for gone in (tombstones.expression(self._over()), self._replaced()):
+            found = found if gone is None else found.filter(~gone)
+        return found
 
     def arrow(
         self, columns: Sequence[str] | None = None, filter: pyarrow.compute.Expression | None = None
@@ -117,6 +123,9 @@ class View:
         if not paths:
             return source.from_arrow(plain_schema(self.table).empty_table())
         relation = source.read_parquet(paths, hive_partitioning=False)
+        taken = tombstones.sql(self._over())
+        if taken:
+            relation = relation.filter(f"NOT ({taken})")
         keys = self._meeting_keys()
         if not keys:
             return relation
@@ -131,6 +140,8 @@ class View:
             frame: polars.LazyFrame = pl.from_arrow(self._schema().empty_table()).lazy()
             return frame
         frame = pl.scan_parquet(files, glob=False, hive_partitioning=False)
+        taken = tombstones.polars_expression(self._over())
+        frame = frame if taken is None else frame.filter(~taken)
         return frame.filter(pl.col("revision") == pl.col("revision").max().over(keys)) if keys else frame
 
     def huggingface(self, cache_dir: str | PathLike[str] | None = None) -> datasets.Dataset:
@@ -148,7 +159,10 @@ class View:
         kept = self._kept()
         return loaded if kept is None else loaded.select(kept)
 
-    # ------------------------------------------------------------------ rows that a later pass replaced
+    # ------------------------------------------------------------------ rows that do not count
+
+    def _over(self) -> list[Tombstone]:
+        return tombstones.over(self._tombstones, self.table)
 
     def _meeting_keys(self) -> list[str]:
         """What tells rows apart but for their revision; nothing when no two can meet."""
@@ -156,23 +170,27 @@ class View:
             return []
         return ["shard", "item_index", *(["slot"] if self.table == "captions" else [])]
 
-    def _keys_of_rows(self) -> pyarrow.Table | None:
-        keys = self._meeting_keys()
-        return self._whole_dataset().to_table(columns=[*keys, "revision"]) if keys else None
-
     def _replaced(self) -> pyarrow.compute.Expression | None:
         """A condition that holds for the replaced rows only; None when there are none."""
         from cfbus.store import revisions
 
-        rows = self._keys_of_rows()
-        return None if rows is None else revisions.condition(rows)
+        keys = self._meeting_keys()
+        if not keys:
+            return None
+        taken = tombstones.expression(self._over())
+        found = self._whole_dataset()
+        rows = (found if taken is None else found.filter(~taken)).to_table(columns=[*keys, "revision"])
+        return revisions.condition(rows)
 
     def _kept(self) -> npt.NDArray[np.int64] | None:
         """The numbers of the rows that count, in the order of the files; None when all do."""
         from cfbus.store import revisions
 
-        rows = self._keys_of_rows()
-        return None if rows is None else (~revisions.replaced(rows)).nonzero()[0]
+        keys, over = self._meeting_keys(), self._over()
+        if not keys and not over:
+            return None
+        rows = self._whole_dataset().to_table(columns=sorted({*keys, "revision", *tombstones.needed(over)}))
+        return (~revisions.not_counting(rows, keys, over)).nonzero()[0]
 
     def _whole_dataset(self) -> pyarrow.dataset.Dataset:
         import pyarrow.dataset as ds
@@ -202,7 +220,7 @@ def _look(store: Store, latest: bool) -> View:
     manifest = Manifest.open(store)
     try:
         manifest.check_sizes(store)
-        segments, passes = manifest.segments(), manifest.passes()
+        segments, passes, stones = manifest.segments(), manifest.passes(), manifest.tombstones()
     finally:
         manifest.close()
     if not passes and any(any(store.table_path(table).glob("*.parquet")) for table in _SEALED):
@@ -218,7 +236,7 @@ def _look(store: Store, latest: bool) -> View:
     }
     meet = {"captions": share_a_slot(passes), "failures": len(passes) > 1}
     position = segments[-1].last if segments else 0
-    return View(store, "captions", latest, position, rows["captions"], files, rows, meet)
+    return View(store, "captions", latest, position, rows["captions"], files, rows, meet, tuple(stones))
 
 
 def table_of(store: Store, name: str) -> str:

@@ -30,7 +30,8 @@ from cfbus.exports.request import Format, Request  # noqa: E402
 from cfbus.store.compaction import compact  # noqa: E402
 from cfbus.store.folder import Store  # noqa: E402
 from cfbus.store.listing import write_listing  # noqa: E402
-from cfbus.store.manifest import Manifest, SegmentRow, ShardRow, merge_ranges  # noqa: E402
+from cfbus.store.manifest import Manifest  # noqa: E402
+from cfbus.store.manifest_rows import SegmentRow, ShardRow, merge_ranges  # noqa: E402
 from cfbus.store.schema import SCHEMAS  # noqa: E402
 from cfbus.store.seal import parquet_writer  # noqa: E402
 

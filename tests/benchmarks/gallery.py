@@ -32,7 +32,8 @@ from cfbus.gallery.app import make_app  # noqa: E402
 from cfbus.gallery.pictures import Pictures  # noqa: E402
 from cfbus.gallery.query import Gallery  # noqa: E402
 from cfbus.store.folder import Store  # noqa: E402
-from cfbus.store.manifest import Manifest, SegmentRow  # noqa: E402
+from cfbus.store.manifest import Manifest  # noqa: E402
+from cfbus.store.manifest_rows import SegmentRow  # noqa: E402
 from cfbus.store.schema import SCHEMAS  # noqa: E402
 
 PAGE = ROOT / "docs" / "performance.md"

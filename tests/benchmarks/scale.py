@@ -30,7 +30,8 @@ from cfbus.sources.base import NothingKnown
 from cfbus.sources.scripted import ScriptedSource
 from cfbus.store.folder import Store
 from cfbus.store.listing import write_listing
-from cfbus.store.manifest import Manifest, SegmentRow, ShardRow
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import SegmentRow, ShardRow
 
 RANGES = 1_000_000
 SHARD_ITEMS = 4096
@@ -138,7 +139,8 @@ def _broker(shards: int, length: int) -> tuple[float, float]:
     told: CoreCatchUp = core.catchup
     for first in range(0, shards, 10_000):
         names = [_name(number) for number in range(first, min(first + 10_000, shards))]
-        for page in [*pass_pages(first, {1: ("caption",)}), *shard_pages(0, names, [length] * len(names))]:
+        passes = pass_pages(first, [m.PassFacts(number=1, slots=("caption",))])
+        for page in [*passes, *shard_pages(0, names, [length] * len(names))]:
             told.state(writer, page.message(0).model_copy(update={"first": first + page.first}), page.payload, 0.0)
     listed = _memory()
     rows = ((1, shard, 0, length) for shard in range(shards))
@@ -151,13 +153,13 @@ def _broker(shards: int, length: int) -> tuple[float, float]:
 
 def _writer(shards: int, length: int) -> tuple[float, float]:
     core = Writer(WriterRules("a" * 16, "bench", "f" * 16, "writer"), 0, 0.0)
-    core.know_pass(1, ("caption",))
+    core.inventory.know_pass(m.PassFacts(number=1, slots=("caption",)))
     before = _memory()
     for number in range(shards):
-        core.know_shard(_name(number), length)
+        core.inventory.know_shard(_name(number), length)
     listed = _memory()
     for number in range(shards):
-        core.know_done(1, number, [(0, length)])
+        core.inventory.know_done((1, number), [(0, length)])
     return (listed - before) / (1 << 20), (_memory() - before) / (1 << 20)
 
 

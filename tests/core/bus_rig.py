@@ -11,6 +11,7 @@ from cfbus.bus.wire import checksum, encode_table
 from cfbus.core import effects as e
 from cfbus.core.broker import Broker
 from cfbus.core.state import Remembered, Rules
+from cfbus.core.tasks import Answer
 from cfbus.core.writer import Writer, WriterRules
 
 STORE = "5" * 16
@@ -43,8 +44,8 @@ class Rig:
     def start_writer(self, instance: str) -> None:
         """A writer whose store has one shard and one pass."""
         self.writer = Writer(WriterRules(STORE, "d", instance, "writer"), 0, self.now)
-        self.writer.know_shard("s0", self.length)
-        self.writer.know_pass(1, ("a",))
+        self.writer.inventory.know_shard("s0", self.length)
+        self.writer.inventory.know_pass(m.PassFacts(number=1, slots=("a",)))
         self.writer_link = f"writer-{instance}"
 
     # ------------------------------------------------------------------ speaking
@@ -84,8 +85,8 @@ class Rig:
                 keys = [f"{index}" for index in range(effect.start, effect.end)]
                 payload = encode_table(build("listing", rows, {"key": keys, "locator": [b""] * rows}))
                 self.say(self.writer_link, m.Listed(shard=effect.shard, start=effect.start, rows=rows), payload)
-            elif isinstance(effect, e.StartTask):
-                self.write(self.writer.task_ended(effect.task, self.task_problem, self.writer.position))
+            elif isinstance(effect, e.StartTask) and effect.kind not in ("amend", "look"):  # these a test ends
+                self.write(self.writer.task_ended(effect.task, Answer(self.task_problem, self.writer.position)))
 
     def connect_writer(self) -> None:
         """The writer says HELLO and tells its state."""

@@ -157,3 +157,15 @@ def test_a_worker_that_answers_time_and_again_fills_no_log(rig: Rig) -> None:
         rig.say("ann", m.Applied(generation=1, outcome="refused", reason=f"because of {number}"))
     notes = [each for each in rig.effects if isinstance(each, e.Note) and each.event == "config.answered"]
     assert len(notes) == 1
+
+
+def test_who_went_back_to_an_older_generation_is_told_again(rig: Rig) -> None:
+    change(rig, spec=spec_of("a", prompt="sing"))
+    change(rig, spec=spec_of("a", prompt="hum"))
+    rig.say("ann", m.Applied(generation=3, outcome="applied", reason=""))
+    before = len(told(rig))
+    rig.say("ann", m.Applied(generation=2, outcome="applied", reason=""))
+    assert told(rig)[before:] == [3]
+    assert answers(rig) == {"ann": "asked"}
+    rig.say("ann", m.Applied(generation=2, outcome="applied", reason=""))
+    assert len(told(rig)) == before + 1, "once, until it has answered"

@@ -25,7 +25,10 @@ def part(
     for state in states:
         table.add(state)
     found = Plan(table, now, lambda instance: instance == gone).part_for("i-helper", rate, busy, most)
-    return (found[0].row.lease, found[1]) if found else None
+    if found is None:
+        return None
+    state, (pair,) = found
+    return state.row.lease, pair
 
 
 def test_the_slowest_is_helped_at_its_far_end() -> None:
@@ -96,7 +99,7 @@ def test_helpers_are_spread_over_what_ends_last() -> None:
     for number in range(3):
         found = plan.part_for(f"h{number}", 1.0, 0, 4)
         assert found is not None
-        state, (start, end) = found
+        state, ((start, end),) = found
         helped.append(state.row.lease)
         table.add(lease(f"b{number}", start, end, 1.0, backup=True))
     assert set(helped) >= {"0", "1"}

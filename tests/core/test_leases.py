@@ -62,7 +62,7 @@ class LeaseMachine(RuleBasedStateMachine):
         best = Plan(self.table, self.now, lambda _: gone).part_for("i-helper", rate, 0, 5)
         if best is None:
             return
-        state, (start, end) = best
+        state, ((start, end),) = best
         assert start < end <= start + 5
         if state.row.backup:
             assert all(self.backup.get(index) == state.row.lease for index in range(start, end))

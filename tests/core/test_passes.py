@@ -44,10 +44,10 @@ class PassMachine(RuleBasedStateMachine):
         if taken is None:
             assert not free
             return
-        shard, start, end = taken
-        items = {(shard, index) for index in range(start, end)}
+        shard, pairs = taken
+        items = {(shard, index) for start, end in pairs for index in range(start, end)}
         assert items <= free
-        assert 1 <= len(items) <= count
+        assert len(items) == min(count, len({index for own, index in free if own == shard}))
         self.held |= items
 
     @rule(shard=SHARD, start=INDEX, end=INDEX)
@@ -102,6 +102,6 @@ def test_a_worker_stays_in_its_shard_while_that_has_items() -> None:
     shards.add("s0", 4)
     shards.add("s1", 4)
     walk = Pass(1, ("a",), shards)
-    assert walk.take(2, None) == (0, 0, 2)
-    assert walk.take(2, 0) == (0, 2, 4)
-    assert walk.take(2, 0) == (1, 0, 2)
+    assert walk.take(2, None) == (0, ((0, 2),))
+    assert walk.take(2, 0) == (0, ((2, 4),))
+    assert walk.take(2, 0) == (1, ((0, 2),))

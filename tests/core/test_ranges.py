@@ -66,7 +66,10 @@ class RangeSetMachine(RuleBasedStateMachine):
         assert all(one[1] < other[0] for one, other in pairwise(pairs))
         assert self.ranges.spans() == len(pairs)
         assert self.ranges.first() == (pairs[0] if pairs else None)
-        assert self.ranges.last() == (pairs[-1] if pairs else None)
+        for count, pieces in ((3, 9), (9, 2)):
+            far = [index for start, end in self.ranges.far_end(count, pieces) for index in range(start, end)]
+            among = [index for start, end in pairs[-pieces:] for index in range(start, end)]
+            assert far == among[-count:]
         assert all((index in self.ranges) == (index in self.model) for index in range(-1, LIMIT + 2))
 
 

@@ -115,7 +115,7 @@ def test_failed_items_get_all_their_attempts_again() -> None:
     rig.say("admin", m.Hello(role=m.Role.ADMIN, instance=instance_of("admin"), software="t", name="admin"))
     lease = rig.heard("ann", m.Grant)[-1]
     fail(rig, "ann", lease, lease.start)
-    assert ask(rig, "reset", failed="yes", reason="network", dry_run="yes").facts[0] == ("items", "0")
+    assert ask(rig, "reset", failed="yes", fault="network", dry_run="yes").facts[0] == ("items", "0")
     assert ask(rig, "reset", failed="yes", dry_run="yes").facts[0] == ("items", "1")
     assert ask(rig, "reset", failed="yes").facts[0] == ("items", "1")
     place = (1, 0, lease.start)

@@ -12,6 +12,7 @@ from cfbus.bus.columns import build
 from cfbus.bus.fields import MAX_HEADER_BYTES
 from cfbus.bus.wire import checksum, decode_table, encode, encode_table
 from cfbus.core import effects as e
+from cfbus.core.tasks import Answer
 from cfbus.core.writer import HELLO_SECONDS, MOST_RETRY_SECONDS, Writer, WriterRules
 
 ANN = instance_of("ann")
@@ -22,9 +23,9 @@ ORIGIN = m.Origin(contributor="ann", key="k", job="s0:0-20@1.1", pass_number=1, 
 def writer(passes: int = 1, shards: int = 1, length: int = 20, name: str = "s") -> Writer:
     own = Writer(WriterRules(STORE, "d", "1" * 16, "writer"), 0, 0.0)
     for shard in range(shards):
-        own.know_shard(f"{name}{shard}", length)
+        own.inventory.know_shard(f"{name}{shard}", length)
     for number in range(1, passes + 1):
-        own.know_pass(number, ("a",) if number == 1 else (f"x{number}",))
+        own.inventory.know_pass(m.PassFacts(number=number, slots=("a",) if number == 1 else (f"x{number}",)))
     own.handle(WELCOME, b"", 0.0)
     return own
 
@@ -59,7 +60,7 @@ def test_a_commit_names_a_result_only_once_it_is_stored() -> None:
     assert own.handle(message, payload, 0.0) == []
     assert [frame.position for frame in own.staged_frames()] == [1]
     assert [(entry.status, entry.new_items) for entry in stored(own)] == [("stored", 4)]
-    assert own.done_items() == {(1, 0): ((0, 4),)}
+    assert own.inventory.done() == {(1, 0): ((0, 4),)}
     own.handle(message, payload, 0.0)
     assert own.staged_frames() == []
     assert [entry.status for entry in stored(own)] == ["duplicate"]
@@ -112,7 +113,7 @@ def test_what_is_wrong_is_refused_before_it_is_stored(change: dict[str, object],
     (entry,) = stored(own)
     assert entry.status == "refused"
     assert reason in entry.reason
-    assert own.done_items() == {}
+    assert own.inventory.done() == {}
 
 
 def test_commits_follow_on_each_other_and_fit_their_headers() -> None:
@@ -152,7 +153,7 @@ def _once(number: int) -> tuple[m.Result, bytes]:
 def test_the_state_is_told_whole_in_pages_that_fit(passes: int, shards: int, name: str) -> None:
     own = writer(passes, shards, 6, name)
     for shard in range(shards):
-        own.know_done(1, shard, [(1, 2), (4, 5)])
+        own.inventory.know_done((1, shard), [(1, 2), (4, 5)])
     told = [effect for effect in own.handle(m.Since(shards=0), b"", 0.0) if isinstance(effect, e.Send)]
     seen_passes, seen_shards, seen_done = 0, 0, 0
     for at, effect in enumerate(told):
@@ -177,7 +178,7 @@ def test_a_task_asked_twice_runs_once_and_its_end_is_told_again() -> None:
     own = writer()
     assert len(ask(own, "1", "seal")) == 1
     assert ask(own, "1", "seal") == []
-    done = own.task_ended("1" * 16, "", 7)
+    done = own.task_ended("1" * 16, Answer(count=7))
     assert ask(own, "1", "seal") == done
     assert len(ask(own, "2", "seal")) == 1
 
@@ -186,7 +187,7 @@ def test_a_scan_that_runs_answers_whoever_asks() -> None:
     own = writer()
     ask(own, "1", "scan")
     assert ask(own, "2", "scan") == []
-    ended = [message.task for message in sent(own.task_ended("1" * 16, "", 0)) if isinstance(message, m.Done)]
+    ended = [message.task for message in sent(own.task_ended("1" * 16, Answer(count=0))) if isinstance(message, m.Done)]
     assert ended == ["1" * 16, "2" * 16]
 
 
@@ -195,13 +196,13 @@ def test_no_slot_is_opened_twice_whoever_asks_and_when() -> None:
     (start,) = ask(own, "1", "open-pass", ("a",))
     assert ask(own, "2", "open-pass", ("a",)) == []
     assert ask(own, "3", "open-pass", ("a", "z")) == []
-    own.pass_opened(1, ("a",))
-    effects = own.task_ended("1" * 16, "", 0)
+    own.pass_opened(m.PassFacts(number=1, slots=("a",)))
+    effects = own.task_ended("1" * 16, Answer(count=0))
     assert isinstance(start, e.StartTask)
     assert [it.slots for it in effects if isinstance(it, e.StartTask)] == [("z",)]
     assert [it.task for it in sent(effects) if isinstance(it, m.Done)] == ["1" * 16, "2" * 16]
-    own.pass_opened(2, ("z",))
-    assert [it.task for it in sent(own.task_ended("3" * 16, "", 0)) if isinstance(it, m.Done)] == ["3" * 16]
+    own.pass_opened(m.PassFacts(number=2, slots=("z",)))
+    assert [it.task for it in sent(own.task_ended("3" * 16, Answer(count=0))) if isinstance(it, m.Done)] == ["3" * 16]
     again = ask(own, "4", "open-pass", ("z",))
     assert [type(message) for message in sent(again)] == [m.State, m.Done]
 

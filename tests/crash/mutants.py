@@ -126,7 +126,7 @@ MUTANTS = (
         (
             Edit(
                 "daemons/taking_up.py",
-                "            core.know_done(number, shard_number, [(begin, end)])",
+                "            core.inventory.know_done((number, shard_number), [(begin, end)])",
                 "            pass",
             ),
         ),

@@ -25,7 +25,7 @@ from crash.sample import PARTS, PASSES, SHARDS, Part, Row
 import cfbus
 from cfbus.store.compaction import compact
 from cfbus.store.folder import Store
-from cfbus.store.manifest import merge_ranges
+from cfbus.store.manifest_rows import merge_ranges
 
 Files = Callable[[Path, str], list[Path]]
 """The files of a table."""
@@ -138,7 +138,7 @@ def _take_up(root: Path, known: Facts) -> tuple[int, list[list[int]], dict[str, 
         assert writer.journal.position >= last, f"the store ends at {writer.journal.position}, {last} was acked"
         assert writer.manifest.shard_count() >= known.shards, "a shard is gone"
         assert len(writer.manifest.passes()) >= known.passes, "a pass is gone"
-        done = writer.core.done_items()
+        done = writer.core.inventory.done()
         for part in (part for part in PARTS if part.number in known.acked):
             pairs = done.get((part.pass_number, part.shard), ())
             assert any(a <= part.start and part.end <= b for a, b in pairs), f"{part} was acked and is not there"

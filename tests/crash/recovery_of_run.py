@@ -26,7 +26,7 @@ def recover_run(cut: Cut, root: Path) -> None:
     try:
         writer.seal_all()
         store_id = writer.store.store_id
-        done = writer.core.done_items()
+        done = writer.core.inventory.done()
     finally:
         writer.close()
     broker = BrokerRig(root)
@@ -46,7 +46,7 @@ def _take_up(root: Path, cut: Cut) -> Found:
     try:
         position = writer.journal.position
         assert position >= cut.known.position, f"the store ends at {position}, {cut.known.position} was acked"
-        done = writer.core.done_items()
+        done = writer.core.inventory.done()
         lost = [
             (number, shard, index)
             for number, shard, index in cut.known.done

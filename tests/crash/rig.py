@@ -25,7 +25,8 @@ from cfbus.store.folder import Store
 from cfbus.store.journal import Journal, JournalFile
 from cfbus.store.ledger import Ledger
 from cfbus.store.listing import write_listing
-from cfbus.store.manifest import Manifest, ShardRow
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import ShardRow
 from cfbus.store.registry import Registry
 from cfbus.store.seal import Sealed, record, seal_journal
 
@@ -87,7 +88,7 @@ class WriterRig:
         """The manifest has so many passes."""
         for slots in PASSES[len(self.manifest.passes()) : count]:
             number = self.manifest.add_pass(slots)
-            self.core.pass_opened(number, slots)
+            self.core.pass_opened(m.PassFacts(number=number, slots=slots))
             self._mark({"passes": number})
 
     def take(self, *parts: Part) -> list[m.Stored]:

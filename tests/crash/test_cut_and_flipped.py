@@ -184,7 +184,7 @@ def go_on(root: Path) -> None:
     try:
         writer.take(*CLOSED, *OPEN)
         writer.seal_all()
-        done = writer.core.done_items()
+        done = writer.core.inventory.done()
         assert done == {(1, 0): ((0, 4), (9, 10), (14, 18), (21, 24)), (1, 1): ((0, 3),)}
     finally:
         writer.close()

@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 from cfbus.errors import CfbusError
 from cfbus.store.folder import Store
-from cfbus.store.manifest import Manifest, ShardRow
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import ShardRow
 store = Store.open(Path(sys.argv[1]), "birds", create=False)
 manifest = Manifest.open(store)
 try:

@@ -6,6 +6,7 @@ Knows how commands are started, watched and killed; nothing of what is in a stor
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -172,15 +174,23 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+PORTS = Path(tempfile.gettempdir()) / "cfbus-test-ports"
+
+
 def free_port() -> int:
-    """A port where nobody listens, outside of the range from which the kernel hands out."""
+    """A port where nobody listens, outside of the range from which the kernel hands out; no test gets it again while
+    this process lives."""
     # From the system's dice: those of Python fall alike in all processes of a parallel test run.
     dice = random.SystemRandom()
+    PORTS.mkdir(exist_ok=True)
     while True:
         port = dice.randint(15000, 30000)
+        claim = os.open(PORTS / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         with socket.socket() as probe, contextlib.suppress(OSError):
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
             probe.bind(("127.0.0.1", port))
-            return port
+            return port  # the claim stays open: it ends with this process
+        os.close(claim)
 
 
 class Run:

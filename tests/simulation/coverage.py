@@ -23,6 +23,7 @@ EVENTS = (
     "forged: unknown", "forged: origin", "forged: crc", "forged: change", "state of several pages",
     "reload: prompts", "reload: sizes", "reload: slot", "reload: same", "reload: gone", "reload: refused",
     "reload: away", "config told again", "caption by an older generation", "generation goes on after a crash",
+    "redo: requeue", "redo: close-pass", "ack: not wanted any more",
 )  # fmt: skip
 FED_MESSAGES = ("ALLOW", "ALLOWED", "FORBID")
 FED_EVENTS = (

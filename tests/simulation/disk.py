@@ -28,10 +28,27 @@ class Disk:
     frames: list[JournalFrame] = field(default_factory=list)
     items: set[Place] = field(default_factory=set)
     dead: set[Place] = field(default_factory=set)
+    selected: dict[int, set[tuple[int, int]]] = field(default_factory=dict)  # of redos: what they are over
+    closed: set[int] = field(default_factory=set)
+    redone: set[str] = field(default_factory=set)
+
+    def open_redo(self, slots: tuple[str, ...], selected: set[tuple[int, int]], task: str) -> int:
+        """A redo becomes durable; its number."""
+        assert task not in self.redone, f"{task} opens a second pass"
+        self.redone.add(task)
+        self.passes.append(slots)
+        self.selected[len(self.passes)] = selected
+        return len(self.passes)
+
+    def wants(self, place: Place) -> bool:
+        """Whether this is to be done, or was: not where a redo is over other items, or is closed."""
+        number, *item = place
+        return number not in self.closed and tuple(item) in self.selected.get(number, {tuple(item)})
 
     def open_pass(self, slots: tuple[str, ...]) -> None:
         """A pass becomes durable; no slot may be filled twice."""
-        assert not {slot for own in self.passes for slot in own} & set(slots), f"{slots} have a pass already"
+        whole = [own for number, own in enumerate(self.passes, 1) if number not in self.selected]
+        assert not {slot for own in whole for slot in own} & set(slots), f"{slots} have a pass already"
         self.passes.append(slots)
 
     def write(self, frame: JournalFrame) -> None:
@@ -49,6 +66,7 @@ class Disk:
             place = (frame.pass_number, frame.shard, index)
             assert place not in self.items, f"{place} is stored twice"
             assert index < self.shards[frame.shard][1], f"{place} is no item"
+            assert place[0] in self.closed or self.wants(place), f"{place} is not of its redo"
             self.items.add(place)
             if frame.table == "failures":
                 self.dead.add(place)

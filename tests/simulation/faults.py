@@ -40,6 +40,7 @@ class Faults:
             (plan.drains / 2 if plan.feeders else 0.0, self._world.feeders.drain_one),
             (1.0 if plan.hostile else 0.0, self._forge),
             (plan.reloads, self._world.reloads.reload),
+            (self._world.redos.rate, self._world.redos.ask),
         ):
             if rate:
                 self._again(rate, fault)

@@ -193,6 +193,9 @@ class Judge:
             return
         assert not (acked.status == "stored" and key in self._forged), f"a forged result was stored: {key}"
         for place in self._sent.get(key, ()):
+            if acked.status == "duplicate" and place not in world.disk.items and not world.disk.wants(place):
+                world.seen["ack: not wanted any more"] += 1
+                continue
             assert place in world.disk.items, f"{place} was acked and is not on the disk"
             self.acked.add(place)
 

@@ -66,7 +66,7 @@ MUTANTS = (
     ),
     Mutant(
         "the writer does not compare the slots",
-        (Edit("core/writer.py", 'if message.table == "captions" and table.slot_names != slots:', "if False:"),),
+        (Edit("core/writer.py", 'if message.table == "captions" and table.slot_names != facts.slots:', "if False:"),),
         (21, 30, 4, 17, 41, 56, 64, 86),
         "other slots",
     ),
@@ -74,8 +74,8 @@ MUTANTS = (
         "the writer accepts duplicates",
         (
             Edit(
-                "core/writer.py",
-                "for have in (self._done.get(place), self._staged_done.get(place)):",
+                "core/inventory.py",
+                "for have in (self._done.get(place), staged):",
                 "for have in ():",
             ),
         ),
@@ -288,7 +288,7 @@ MUTANTS = (
     ),
     Mutant(
         "what is moved to another backup stays with the first too",
-        (Edit("core/granting.py", "broker.leases.give_back(backup, [(start, end)])", "pass"),),
+        (Edit("core/granting.py", "broker.leases.give_back(backup, pairs)", "pass"),),
         (4, 0, 3, 10, 11),
         "two leases cover an item",
     ),
@@ -348,13 +348,50 @@ MUTANTS = (
     ),
     Mutant(
         "an item is begun though there is no prompt for it",
-        (Edit("core/holding.py", "if not prompts.issuperset(held.grant.slots):", "if False:"),),
+        (Edit("core/held.py", "if not {slot.name for slot in self.spec.slots}.issuperset(grant.slots):", "if False:"),),
         (240,),
         "without a prompt",
     ),
     Mutant(
+        "what a redo is not over is done again with it",
+        (
+            Edit("core/inventory.py", "if place[0] in self._selected:", "if False:"),
+            Edit(
+                "core/passes.py",
+                "if self._selected is None:\n            return tuple(pairs)",
+                "if True:\n            return tuple(pairs)",
+            ),
+        ),
+        (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
+        "",
+    ),
+    Mutant(
+        "a redo is granted before all that it is over has come",
+        (Edit("core/catchup.py", "if sum(map(len, selected.values())) == facts.items:", "if selected:"),),
+        (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
+        "",
+    ),
+    Mutant(
+        "a closed redo goes on",
+        (Edit("core/inventory.py", "        if facts.closed:\n            for", "        if False:\n            for"),),
+        (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
+        "",
+    ),
+    Mutant(
+        "a grant does not say what others have of its span",
+        (
+            Edit(
+                "core/granting.py",
+                "done=lease.undone.missing(row.start, row.end)[:MAX_RANGES],",
+                "done=walk.done_in(row.shard, row.start, row.end)[:MAX_RANGES],",
+            ),
+        ),
+        (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
+        "",
+    ),
+    Mutant(
         "two passes are opened at a time",
-        (Edit("core/tasks.py", 'ONE_AT_A_TIME = ("scan", "open-pass")', "ONE_AT_A_TIME = ()"),),
+        (Edit("core/tasks.py", 'ONE_AT_A_TIME = ("scan", "open-pass", "amend", "look")', "ONE_AT_A_TIME = ()"),),
         (15, 500, 657, 670),
         "have a pass already",
     ),

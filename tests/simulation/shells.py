@@ -14,6 +14,7 @@ from cfbus.bus.wire import encode_table
 from cfbus.core import effects as e
 from cfbus.core.outcome import Caption, EngineFacts, Outcome, WorkItem
 from cfbus.core.serving import ServingEffect
+from cfbus.core.tasks import Answer
 from cfbus.core.worker import Worker, WorkerRules
 from cfbus.core.writer import Writer, WriterRules
 
@@ -41,11 +42,11 @@ class Shells:
         rules = WriterRules(STORE, "d", world.new_id(), "writer", max_backlog=BACKLOG_BYTES)
         core = Writer(rules, len(disk.frames), world.now)
         for name, length in disk.shards:
-            core.know_shard(name, length)
-        for number, slots in enumerate(disk.passes, 1):
-            core.know_pass(number, slots)
+            core.inventory.know_shard(name, length)
+        for number in range(1, len(disk.passes) + 1):
+            core.inventory.know_pass(world.redos.facts(number), world.redos.selected(number))
         for number, shard, index in sorted(disk.items):
-            core.know_done(number, shard, [(index, index + 1)])
+            core.inventory.know_done((number, shard), [(index, index + 1)])
         core.know_totals(len(disk.items) - len(disk.dead), len(disk.dead))
         node.core = core
         self._flush_due = False
@@ -133,10 +134,13 @@ class Shells:
                 effects += core.shards_listed([disk.shards[-1]])
         elif task.kind == "open-pass":
             disk.open_pass(task.slots)
-            effects += core.pass_opened(len(disk.passes), task.slots)
+            effects += core.pass_opened(m.PassFacts(number=len(disk.passes), slots=task.slots))
+        elif task.kind == "amend":
+            world.node_effects(node, world.redos.carry_out(core, task))
+            return
         elif task.kind == "seal":
             count = core.position
-        effects += core.task_ended(task.task, "", count)
+        effects += core.task_ended(task.task, Answer(count=count))
         world.node_effects(node, effects)
 
     def flush_soon(self) -> None:

@@ -41,6 +41,7 @@ from cfbus.core.broker import Broker
 from cfbus.core.outcome import Caption, EngineFacts, Outcome
 from cfbus.core.ranges import pairs_of
 from cfbus.core.state import Remembered, Rules
+from cfbus.core.tasks import Answer
 from cfbus.core.watching import status
 from cfbus.core.worker import Worker, WorkerRules
 from cfbus.core.writer import Writer, WriterRules
@@ -124,8 +125,8 @@ class Tail:
         self._writer = Writer(WriterRules(STORE, "d", self._id(), "writer"), 0, 0.0)
         shards = -(-self.cast.items // SHARD_ITEMS)
         for number in range(shards):
-            self._writer.know_shard(f"s{number}", min(SHARD_ITEMS, self.cast.items - number * SHARD_ITEMS))
-        self._writer.know_pass(1, ("a",))
+            self._writer.inventory.know_shard(f"s{number}", min(SHARD_ITEMS, self.cast.items - number * SHARD_ITEMS))
+        self._writer.inventory.know_pass(m.PassFacts(number=1, slots=("a",)))
         self._nodes = [
             _Node(part, None, Engine(self._rng, part.speed, part.servers), self._rng.uniform(*DELAY))
             for part in self.cast.parts
@@ -191,7 +192,7 @@ class Tail:
                 listed = m.Listed(shard=effect.shard, start=effect.start, rows=rows)
                 self.later(0.005, functools.partial(self._broker_hears, self._writer_peer, listed, _listing(rows)))
             elif isinstance(effect, e.StartTask):
-                self._write(self._writer.task_ended(effect.task, "", self._writer.position))
+                self._write(self._writer.task_ended(effect.task, Answer(count=self._writer.position)))
         if self._writer.has_staged and not self._staged:
             self._staged = True
             self.later(COMMIT_SECONDS, self._commit)

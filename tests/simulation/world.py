@@ -18,6 +18,7 @@ from simulation.feeders import Feeders
 from simulation.judge import Judge
 from simulation.network import Network, Node
 from simulation.plan import Plan
+from simulation.redos import Redos
 from simulation.reloads import Reloads
 from simulation.shells import Shells
 
@@ -35,7 +36,7 @@ from cfbus.core.worker import Worker
 from cfbus.core.writer import Writer
 
 BEGIN = 100.0
-LIMIT_SECONDS = 400.0
+LIMIT_SECONDS = 600.0
 """So long after the storm everything must have ended."""
 MAX_IDLE_TICKS = 8
 FED_FROM = 100_000
@@ -60,6 +61,7 @@ class World:
         self.broker: Broker | None = None
         self.broker_since = BEGIN
         self.reloads = Reloads(self)
+        self.redos = Redos(self)
         self.net = Network(self)
         self.judge = Judge(self)
         self.faults = Faults(self)
@@ -163,7 +165,13 @@ class World:
         for number in range(1, len(self.disk.passes) + 1):
             for shard, length in enumerate(self.plan.shards):
                 for index in range(length):
-                    yield number, shard, index
+                    if self._wanted(number, shard, index):
+                        yield number, shard, index
+
+    def _wanted(self, number: int, shard: int, index: int) -> bool:
+        if number in self.disk.closed:
+            return (number, shard, index) in self.disk.items
+        return number not in self.disk.selected or (shard, index) in self.disk.selected[number]
 
     # ------------------------------------------------------------------ the broker's process
 

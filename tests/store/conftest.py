@@ -17,7 +17,8 @@ from cfbus.core.frame import JournalFrame
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal
 from cfbus.store.listing import write_listing
-from cfbus.store.manifest import Manifest, ShardRow
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import ShardRow
 from cfbus.store.registry import Registry
 
 SHARD_ITEMS = 200

@@ -22,7 +22,8 @@ from cfbus.store import compaction
 from cfbus.store.compaction import Compacted, compact
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal
-from cfbus.store.manifest import Manifest, SegmentRow
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import SegmentRow
 from cfbus.store.schema import SCHEMAS
 from cfbus.store.seal import record, seal_journal
 from cfbus.tools.compact import command
@@ -270,7 +271,8 @@ def test_a_file_that_the_manifest_does_not_name_is_never_removed(opened: Opened,
 def test_a_store_of_the_version_before(opener: Opener, tmp_path: Path, simple: Framer) -> None:
     opened = opener(tmp_path / "own")
     fill(opened, simple, 2)
-    opened.manifest._connection.execute("DROP TABLE spare")
+    for table in ("spare", "redos", "selections", "tombstones"):
+        opened.manifest._connection.execute(f"DROP TABLE {table}")
     opened.manifest._connection.execute("PRAGMA user_version = 1")
     opened.close()
     assert len(rows(opened.store.root)) == 8

@@ -20,7 +20,8 @@ from cfbus.store.folder import Store
 from cfbus.store.importing import Given, bring_in
 from cfbus.store.journal import Journal
 from cfbus.store.listing import write_listing
-from cfbus.store.manifest import Manifest, ShardRow
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import ShardRow
 from cfbus.tools.import_captions import command
 
 
@@ -64,7 +65,7 @@ def done_items(root: Path) -> dict[tuple[int, int], Any]:
         take_up(core, manifest, journal)
         journal.close()
         manifest.close()
-        return core.done_items()
+        return core.inventory.done()
 
 
 def test_rows_of_another_captioner(root: Path, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from cfbus.errors import DamagedStoreError, DiskFullError, StoreMismatchError
 from cfbus.store import journal as journal_module
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal, read_frames
-from cfbus.store.manifest import DoneRange, Manifest, SegmentRow, merge_ranges
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import DoneRange, SegmentRow, merge_ranges
 
 Make = Callable[..., JournalFrame]
 

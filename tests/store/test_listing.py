@@ -15,7 +15,8 @@ from cfbus.errors import DamagedStoreError
 from cfbus.store import listing as listings
 from cfbus.store.folder import Store
 from cfbus.store.listing import SCHEMA, Known, listing_page, read_listing, write_listing
-from cfbus.store.manifest import Manifest, ShardRow
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import ShardRow
 
 keys_and_locators = st.lists(
     st.tuples(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), st.binary(max_size=20)), max_size=30

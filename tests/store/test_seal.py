@@ -24,7 +24,8 @@ from cfbus.errors import DamagedStoreError, DiskFullError
 from cfbus.store import seal as seal_module
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal
-from cfbus.store.manifest import Manifest, merge_ranges
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import merge_ranges
 from cfbus.store.schema import DESCRIPTIONS, SCHEMAS
 from cfbus.store.seal import Sealed, record, seal_command, seal_journal
 

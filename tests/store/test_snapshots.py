@@ -9,7 +9,8 @@ import pytest
 
 from cfbus.bus.columns import LAYOUTS, NO_INT, build
 from cfbus.store.folder import Store
-from cfbus.store.manifest import Manifest, ShardRow
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import ShardRow
 from cfbus.store.schema import SCHEMAS
 from cfbus.store.snapshots import write_contributors, write_jobs
 

@@ -1,0 +1,68 @@
+"""What an admin can ask to see of a store: dead letters, tombstones, what differs. Reads only.
+
+Invariant: what is shown is bounded, and how much there is in all is said.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import closing
+
+from cfbus.errors import UsageError
+from cfbus.store.amendments import Plan, Request
+from cfbus.store.folder import Store
+from cfbus.store.manifest import Manifest
+from cfbus.store.scan import compare
+from cfbus.store.view import open_view
+
+LETTERS = ("shard", "item_index", "item_key", "reason", "fault", "attempts", "detail", "who")
+SHOWN = 200
+
+
+def look(store: Store, request: Request) -> Plan:
+    """The answer, as facts and a table."""
+    looks = {"dead-letters": dead_letters, "tombstones": tombstones, "scan": differences}
+    if request.verb not in looks:
+        raise UsageError(f"The writer knows no {request.verb!r}.", "Is it older than the broker?")
+    return looks[request.verb](store, request)
+
+
+def dead_letters(store: Store, request: Request) -> Plan:
+    """What was given up on, and why: one by one, or how many there are for each reason."""
+    rows = open_view(store.root).failures.arrow(LETTERS).to_pylist()
+    wanted = {name: request.arguments[name] for name in ("reason", "fault", "shard") if name in request.arguments}
+    rows = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+    facts = (("dead_letters", str(len(rows))),)
+    by = request.arguments.get("by")
+    if by is not None:
+        if by not in LETTERS:
+            raise UsageError(f"Dead letters are not counted by {by!r}.", f"By one of: {', '.join(LETTERS)}.")
+        counts = Counter(_cell(row[by]) for row in rows).most_common()
+        return Plan(facts=facts, columns=(by, "count"), rows=tuple((name, str(count)) for name, count in counts))
+    shown = int(request.arguments.get("limit", SHOWN))
+    cells = tuple(tuple(_cell(row[name]) for name in LETTERS) for row in rows[:shown])
+    return Plan(facts=facts, columns=LETTERS, rows=cells)
+
+
+def tombstones(store: Store, _request: Request) -> Plan:
+    """All tombstones, and the passes that make them good."""
+    with closing(Manifest.open(store)) as manifest:
+        stones, passes = manifest.tombstones(), manifest.passes()
+    rows = []
+    for one in stones:
+        redos = [str(row.number) for row in passes if row.redo is not None and row.redo.tombstone == one.number]
+        counts = (str(sum(one.credits.values())), str(one.dead_letters))
+        rows.append((str(one.number), one.state, one.why, one.who, *counts, ", ".join(redos)))
+    columns = ("tombstone", "state", "of", "by", "captions", "dead_letters", "passes")
+    return Plan(facts=(("tombstones", str(len(stones))),), columns=columns, rows=tuple(rows))
+
+
+def differences(store: Store, _request: Request) -> Plan:
+    """Where segments, listing and manifest do not fit together; the writer's own journal is left out."""
+    found = compare(store, None, locked=False)
+    rows = tuple((each.where, each.what, each.mends) for each in found)
+    return Plan(facts=(("differences", str(len(found))),), columns=("where", "what", "mended by"), rows=rows)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
