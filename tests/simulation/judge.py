@@ -86,6 +86,8 @@ class Judge:
         assert row.current, f"{grant.lease} is granted and over"
         assert (row.start, row.end) == (grant.start, grant.end)
         assert self.caught_up, "a lease is granted before the first catch-up"
+        walk = world.broker.passes[grant.pass_number] if world.broker is not None else None
+        assert walk is None or not walk.closed, "a lease of a closed redo is granted"
         assert isinstance(node.core, Worker) or node.core is None
         self._given[grant.lease] = Given(grant, row.contributor, row.instance, 0, self.flowing)
         world.check()
