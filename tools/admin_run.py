@@ -1,4 +1,4 @@
-"""`cfbus-admin workers`, `leases`, `story`, `drain`, `reset`, `shutdown`: the run, looked at and steered.
+"""`cfbus-admin workers`, `leases`, `story`, `drain`, `undrain`, `reset`, `shutdown`: the run, looked at and steered.
 
 What is asked is decided by the broker; here are words, flags and how answers look. Nothing acts before it has said how
 much it will do: `reset` counts first, and asks a person who sits at a terminal.
@@ -59,8 +59,21 @@ def _date(microseconds: str) -> str:
 @JSON
 @click.pass_obj
 def drain(where: Where, worker: str | None, in_json: bool) -> None:
-    """Have a worker, or all, finish what is in flight and take nothing new. It works again when it is started again."""
+    """Have a worker, or all, finish what is in flight and take nothing new.
+
+    Its process does not end, and keeps its engine: `undrain` has it work again at once."""
     ask(where, "drain", {"worker": worker}, in_json)
+
+
+@click.command()
+@click.argument("worker", required=False)
+@JSON
+@click.pass_obj
+def undrain(where: Where, worker: str | None, in_json: bool) -> None:
+    """Have a worker, or all, that were drained take work again; not those that are being stopped.
+
+    Each answers for itself: `workers` shows it. One of an older release does not understand; start it again."""
+    ask(where, "undrain", {"worker": worker}, in_json)
 
 
 @click.command()

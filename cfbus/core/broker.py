@@ -130,6 +130,9 @@ class Broker:
     def _answers(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:
         if isinstance(message, m.Applied):
             return self.configuring.applied(known, message)
+        if isinstance(message, m.Undrain):
+            known.draining = False
+            return []
         return self._from_writer(known, message, payload, now)
 
     def _from_writer(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:

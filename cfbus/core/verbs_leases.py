@@ -82,7 +82,7 @@ def story(broker: Broker, arguments: Arguments, _now: float) -> Told:
 
 
 def drain(broker: Broker, arguments: Arguments, _now: float) -> Told:
-    """Workers finish what is in flight, hand the rest back, and take nothing new until they are started again."""
+    """Workers finish what is in flight, hand the rest back, and take nothing new until `undrain` or their restart."""
     name = arguments.get("worker")
     there = [state for state in broker.workers() if name in (None, state.name, state.instance)]
     if not there:
@@ -93,6 +93,21 @@ def drain(broker: Broker, arguments: Arguments, _now: float) -> Told:
     sent = tuple(Send(state.peer.connection, m.Drain()) for state in there)
     names = ", ".join(state.name for state in there[:NAMED])
     return Told(facts=(("draining", str(len(there))), ("workers", names[:256])), effects=sent)
+
+
+def undrain(broker: Broker, arguments: Arguments, _now: float) -> Told:
+    """Workers that drain are told to take work again. Each answers for itself: one that is being stopped does not."""
+    if broker.ending == "drained":
+        return Told(problem="The broker ends when nothing is leased. Start it again, then say undrain.")
+    name = arguments.get("worker")
+    draining = [state for state in broker.peers.values() if state.peer.role is m.Role.WORKER and state.draining]
+    there = [state for state in draining if name in (None, state.name, state.instance)]
+    if not there:
+        which = "No worker drains" if name is None else f"There is no worker {name[:100]!r} that drains"
+        return Told(problem=f"{which}.{_known(state.name for state in draining)}")
+    sent = tuple(Send(state.peer.connection, m.Undrain()) for state in there)
+    names = ", ".join(state.name for state in there[:NAMED])
+    return Told(facts=(("told", str(len(there))), ("workers", names[:256])), effects=sent)
 
 
 def reset(broker: Broker, arguments: Arguments, now: float) -> Told:

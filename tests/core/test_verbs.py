@@ -135,6 +135,39 @@ def test_a_drained_worker_gets_nothing_new(rig: Rig) -> None:
     assert "drain already" in ask(rig, "drain").problem
 
 
+def test_a_drained_worker_is_still_shown_and_works_again_when_it_says_so(rig: Rig) -> None:
+    assert ask(rig, "undrain").problem == "No worker drains."
+    ask(rig, "drain", worker="ann")
+    rig.say("ann", m.Drain())
+    assert {row[0]: row[2] for row in ask(rig, "workers").rows} == {"ann": "draining", "bob": "working"}
+    assert (
+        "There is no worker 'bob' that drains. There are, for example: ann."
+        in ask(rig, "undrain", worker="bob").problem
+    )
+    assert ask(rig, "undrain", worker="ann").facts == (("told", "1"), ("workers", "ann"))
+    assert isinstance(rig.sent["ann"][-1][0], m.Undrain)
+    had = len(rig.heard("ann", m.Grant))
+    rig.say("ann", m.Lease(want=8, rate=0.0))
+    assert len(rig.heard("ann", m.Grant)) == had, "it has not said yet that it takes work"
+    rig.say("ann", m.Undrain())
+    rig.lease("ann")
+    assert len(rig.heard("ann", m.Grant)) == had + 1
+    assert ask(rig, "undrain").problem == "No worker drains."
+
+
+def test_a_broker_that_has_begun_anew_hears_of_a_drain_from_the_worker() -> None:
+    rig = ready()
+    rig.say("admin", m.Hello(role=m.Role.ADMIN, instance=instance_of("admin"), software="t", name="admin"))
+    rig.join("ann")
+    rig.say("ann", m.Drain())
+    assert ask(rig, "undrain").facts == (("told", "1"), ("workers", "ann"))
+
+
+def test_a_broker_that_ends_undrains_nobody(rig: Rig) -> None:
+    ask(rig, "shutdown")
+    assert "Start it again" in ask(rig, "undrain").problem
+
+
 def test_a_shutdown_waits_for_what_is_leased(rig: Rig) -> None:
     assert not ask(rig, "shutdown").problem
     assert e.Leave() not in rig.effects

@@ -11,7 +11,7 @@ from typing import Any
 from processes.support import Nursery, Terminals, free_port, until
 from prometheus_client.parser import text_string_to_metric_families
 
-ITEMS = 400
+ITEMS = 900
 BUS = (
     "dataset.source=scripted",
     f"dataset.items={ITEMS}",
@@ -84,6 +84,14 @@ def test_a_run_is_looked_at_steered_and_ended(nursery: Nursery, tmp_path: Path) 
         until("the leases are gone", lambda: not ask.json("leases"))
         ask("resume")
         watch.until("it is leased again", lambda s: s.leased > 0)
+
+        assert ask.json("drain", "ann-0")["draining"] == 1
+        watch.until("nothing is leased", lambda s: s.leased == 0 and s.workers == 0)
+        assert [each["state"] for each in ask.json("workers")] == ["draining"]
+        assert "no-workers" in ask("health", ends=75)
+        assert ask.json("undrain")["workers"] == "ann-0"
+        watch.until("it takes work again", lambda s: s.leased > 0 and s.workers == 1)
+        assert "No worker drains" in ask("undrain", ends=2)
         assert ask.json("shutdown", "--when-done")["ends"] == "when all is captioned and sealed"
         broker.ends(0, 120)
     log = [(line["verb"], line["outcome"].partition(":")[0]) for line in ask.json("--offline", "audit")]
