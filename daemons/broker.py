@@ -34,13 +34,12 @@ from cfbus.core.effects import (
     Send,
     Stop,
 )
-from cfbus.core.state import Rules
 from cfbus.core.watching import status
 from cfbus.daemons import figures, guard, registrar
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.metrics import Figure, Metrics
 from cfbus.daemons.publishing import Publisher
-from cfbus.daemons.reconfiguring import Reconfiguring, settings_of
+from cfbus.daemons.reconfiguring import Reconfiguring, rules_of, settings_of
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
 from cfbus.store.durable import make_dir
 from cfbus.store.ledger import Kept, Ledger
@@ -79,24 +78,14 @@ class BrokerDaemon:
         self._pair = keys.load(settings.broker.key_file)
         logs.register_secret(self._pair.secret.decode())
         make_dir(settings.broker.data_dir)
-        own = settings_of(settings)
+        spec = settings_of(settings).spec
         path = settings.broker.data_dir / "registry.sqlite"
         self._registrar = registrar.Registrar(
-            registrar.Rules(path, settings.dataset.name, settings.broker.key_days, own.spec)
+            registrar.Rules(path, settings.dataset.name, settings.broker.key_days, spec)
         )
         self._ledger = Ledger(settings.broker.data_dir / "ledger.sqlite")
         self._table = self._registrar.table
-        rules = Rules(
-            dataset=settings.dataset.name,
-            spec=own.spec,
-            instance=runtime.new_id(),
-            chunk_size=own.chunk_size,
-            lease_seconds=own.lease_seconds,
-            max_attempts=own.max_attempts,
-            accept_loss=accept_loss,
-            delivery=settings.dataset.delivery,
-            leases_per_key=settings.broker.limits.leases,
-        )
+        rules = rules_of(settings, accept_loss=accept_loss)
         self._core = Broker(rules, runtime.new_id, self._ledger.remembered(), runtime.now())
         self._dropped: Counter[str] = Counter()
         self._owed: list[Effect] = []

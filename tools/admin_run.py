@@ -7,6 +7,7 @@ much it will do: `reset` counts first, and asks a person who sits at a terminal.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 
 import click
@@ -39,15 +40,35 @@ def leases(where: Where, worker: str | None, in_json: bool) -> None:
 @JSON
 @click.pass_obj
 def story(where: Where, place: str, in_json: bool) -> None:
-    """Everything that happened to a shard, or to an item of it, since the broker started, in order."""
+    """Everything that happened to a shard, or to an item of it, since the broker started, in order.
+
+    It says first since when it remembers: of a long run the oldest is forgotten."""
 
     def go() -> None:
         with asker_of(where) as asker:
             told = asker.ask("story", {"place": place})
-        told = replace(told, rows=tuple((_date(row[0]), *row[1:]) for row in told.rows))
-        answer(as_json(told) if in_json else as_text(told))
+        times = {name: _date(value) for name, value in told.facts if name in _TIMES}
+        rows = tuple((_date(row[0]), *row[1:]) for row in told.rows)
+        if in_json:
+            facts = tuple((name, times.get(name, value)) for name, value in told.facts)
+            answer(as_json(replace(told, facts=facts, rows=rows)))
+        else:
+            facts = tuple((name, value) for name, value in told.facts if name not in times)
+            answer("\n".join([*_since(times), as_text(replace(told, facts=facts, rows=rows))]))
 
     run(go)
+
+
+_TIMES = ("since", "started")
+
+
+def _since(times: Mapping[str, str]) -> list[str]:
+    """The line above a story; none from a broker that does not say."""
+    if len(times) < len(_TIMES):
+        return []
+    if times["since"] == times["started"]:
+        return [f"since the broker started at {times['started']}"]
+    return [f"since {times['since']}; what was before is partly forgotten (the broker started at {times['started']})"]
 
 
 def _date(microseconds: str) -> str:

@@ -22,6 +22,7 @@ class Rules:
     heartbeat_seconds: float = 5.0
     max_attempts: int = 3
     generation: int = 1
+    started: int = 0  # when this broker's process was, by its wall clock; for people
     accept_loss: bool = False
     delivery: str = "auto"
     leases_per_key: int = 8192

@@ -64,18 +64,25 @@ def leases(broker: Broker, arguments: Arguments, now: float) -> Told:
 
 
 def story(broker: Broker, arguments: Arguments, _now: float) -> Told:
-    """Everything that is remembered of a shard, or of some items of it, in order."""
+    """Everything that is remembered of a shard, or of some items of it, in order, and since when it is everything."""
     try:
         shard, start, end = _place(broker, arguments.get("place", ""))
     except _ProblemError as problem:
         return Told(problem=str(problem))
-    lines = broker.story.of(shard, (start, end))
-    rows = [(str(line.at), f"{line.start}-{line.end}", str(line.pass_number), line.what, line.who) for line in lines]
-    facts = tuple(
+    names = {one: name for one, name, _ in broker.contributors}
+    rows = []
+    for line in broker.story.of(shard, (start, end)):
+        what = (str(line.at), f"{line.start}-{line.end}", str(line.pass_number), line.what)
+        worker = "(broker)" if line.worker == broker.rules.instance else line.worker  # dead letters are its own
+        rows.append((*what, worker, line.contributor, names.get(line.contributor, ""), line.job))
+    started = broker.rules.started
+    since = (("since", str(broker.story.since(shard, started))), ("started", str(started)))
+    done = tuple(
         (f"pass_{number}", f"{sum(b - a for a, b in walk.done_in(shard, start, end))} of {end - start} done")
         for number, walk in sorted(broker.passes.items())[-NAMED:]
     )
-    return Told(facts=facts, columns=("at", "items", "pass", "what", "who"), rows=tuple(rows))
+    columns = ("at", "items", "pass", "what", "worker", "contributor", "name", "job")
+    return Told(facts=(*since, *done), columns=columns, rows=tuple(rows))
 
 
 # ---------------------------------------------------------------------- acting

@@ -66,6 +66,8 @@ def test_a_run_is_looked_at_steered_and_ended(nursery: Nursery, tmp_path: Path) 
         story = ask.json("story", shard)["rows"]
         assert {"leased", "stored"} <= {line["what"] for line in story}
         assert [line["at"] for line in story] == sorted(line["at"] for line in story)
+        assert {line["name"] for line in story if line["worker"] == "ann-0"} == {"local"}
+        assert ask("story", shard).startswith("since the broker started at 20")
         assert figures(port)["cfbus_workers"] == 1
         assert figures(port)["cfbus_loop_turns"] == 1
         assert figures(port + 1)["cfbus_captions"] > 0
