@@ -91,7 +91,6 @@ class BrokerDaemon:
         self._owed: list[Effect] = []
         self._watchdog_at = self._keys_at = 0.0
         self._tick_at = 0.0
-        self._limits = guard.limits_of(settings.broker.limits)
         self._cut_at = float("inf")
         self._loop = runtime.Loop()
         self._reconfiguring = Reconfiguring(begin.load, settings, self._loop.wake, self._take)
@@ -101,7 +100,8 @@ class BrokerDaemon:
         host, port, stats_port = settings.broker.host, settings.broker.port, settings.broker.stats_port
         self._peer_limit = connections.peer_limit()
         self._context: sockets.Context = zmq.Context()
-        self._door = auth.Authenticator(self._limits.handshakes_per_minute)
+        limits = self._core.rules.limits
+        self._door = auth.Authenticator(limits.handshakes_per_minute)
         self._door.start(self._context, self._table, DOMAINS)
         self._bus, self.port = sockets.bind_bus(self._context, self._pair, host, port)
         self._peers = connections.PeerWatch(self._bus)
@@ -109,9 +109,7 @@ class BrokerDaemon:
         self._publisher = Publisher(self._stats)
         self._metrics = Metrics(settings, "broker", self._loop, self._figures)
         self._monitors = connections.PeerWatch(self._stats)
-        self._guard = guard.Guard(
-            self._limits, self._door, self._peers, self._monitors, self._dropped, self._peer_limit
-        )
+        self._guard = guard.Guard(limits, self._door, self._peers, self._monitors, self._dropped, self._peer_limit)
         self._loop.watch(self._bus, self._receive)
         self._loop.watch(self._stats, self._subscriptions)
         self.endpoint = f"tcp://{host if host not in ('0.0.0.0', '::') else '127.0.0.1'}:{self.port}"  # noqa: S104
@@ -144,7 +142,9 @@ class BrokerDaemon:
 
     def _take(self, settings: Config) -> None:
         """What is the shell's own of a configuration that was read again."""
-        self._registrar.change(settings.broker.key_days, settings_of(settings).spec)
+        own = settings_of(settings)
+        self._registrar.change(settings.broker.key_days, own.spec)
+        self._guard.change(own.limits)
 
     def _figures(self) -> Iterator[Figure]:
         return figures.of_broker(self._core, self._dropped, runtime.now())

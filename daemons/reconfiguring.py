@@ -26,6 +26,7 @@ from cfbus.core.configuring import Settings
 from cfbus.core.effects import AskConfig, Effect
 from cfbus.core.state import Rules
 from cfbus.core.told import Told
+from cfbus.daemons.guard import limits_of
 from cfbus.errors import CfbusError
 from cfbus.spec import spec_of
 
@@ -37,7 +38,13 @@ def settings_of(config: Config) -> Settings:
     """What of a configuration a broker can change while it runs."""
     broker = config.broker
     chunk = min(broker.chunk_size, m.MAX_CHUNK_ITEMS)
-    return Settings(spec_of(config.captions, config.vllm), chunk, float(broker.lease_seconds), broker.max_attempts)
+    return Settings(
+        spec_of(config.captions, config.vllm),
+        chunk,
+        float(broker.lease_seconds),
+        broker.max_attempts,
+        limits_of(broker.limits),
+    )
 
 
 def rules_of(config: Config, *, accept_loss: bool) -> Rules:
@@ -53,7 +60,7 @@ def rules_of(config: Config, *, accept_loss: bool) -> Rules:
         started=runtime.wall(),
         accept_loss=accept_loss,
         delivery=config.dataset.delivery,
-        leases_per_key=config.broker.limits.leases,
+        limits=own.limits,
     )
 
 
