@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 import click
+import events
 import pyarrow as pa
 from pydantic.fields import FieldInfo
 from wording import Meanings, Names, PageError, Row, cell, code, number, sections, table, type_of
@@ -337,7 +338,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "messages": _messages, "types": _types, "fields": _fields, "parts": _parts, "roles": _roles,
     "payloads": _payloads, "limits": _limits, "timers": _timers, "parquet": _parquet, "configuration": _configuration,
     "exit-codes": _exit_codes, "key-limits": _key_limits, "verbs": _verbs, "options": _options, "layers": _layers,
-    "captionflow": _captionflow, "captionflow-sources": _captionflow_sources,
+    "captionflow": _captionflow, "captionflow-sources": _captionflow_sources, "events": lambda: events.page(WORDS),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import urllib.request
 from pathlib import Path
@@ -96,6 +97,10 @@ def test_a_run_is_looked_at_steered_and_ended(nursery: Nursery, tmp_path: Path) 
         assert "No worker drains" in ask("undrain", ends=2)
         assert ask.json("shutdown", "--when-done")["ends"] == "when all is captioned and sealed"
         broker.ends(0, 120)
+    said = f"{broker.said}\n{writer.said}\n{gpu.said}"
+    seen = set(re.findall(r"(?m)^\d{4}-\S+Z (?:info|warning|error) +(?:broker|writer|gpu) (\S+)", said))
+    assert {"admin.call", "lease.granted", "item.failed", "segment.sealed"} <= seen
+    assert seen <= set(re.findall(r"(?m)^\| `([^`]+)`", Path("docs/events.md").read_text()))
     log = [(line["verb"], line["outcome"].partition(":")[0]) for line in ask.json("--offline", "audit")]
     assert ("reset", "refused") in log
     assert ("reset", "done") in log
