@@ -58,6 +58,7 @@ CLASSES: Final[Mapping[KeyPath, Class]] = {
     ("broker", "chunk_size"): Class.LIVE,
     ("broker", "lease_seconds"): Class.LIVE,
     ("broker", "max_attempts"): Class.LIVE,
+    ("broker", "limits"): Class.LIVE,
     ("broker", "key_days"): Class.LIVE,
     ("writer",): Class.ELSEWHERE,
     ("worker",): Class.ELSEWHERE,
@@ -99,6 +100,11 @@ def refusals(found: tuple[Difference, ...]) -> list[str]:
     return [f"{_place(each)}{display(each.key)} cannot change while the broker runs: {each.why}." for each in refused]
 
 
+def class_of(path: KeyPath) -> Class:
+    """What a change of this key means, where the engine that is configured reads it and it is no new slot."""
+    return longest(CLASSES, path) or Class.REFUSED
+
+
 def _place(found: Difference) -> str:
     return f"{display(found.where)}: " if found.where else ""
 
@@ -108,7 +114,7 @@ def _class_of(path: KeyPath, engine: str, slots: set[str]) -> Class:
         return Class.ELSEWHERE
     if path[:2] == ("captions", "slots") and path[2] not in slots:
         return Class.OPENS
-    return longest(CLASSES, path) or Class.REFUSED
+    return class_of(path)
 
 
 def shown(path: KeyPath, values: Mapping[KeyPath, object]) -> str:

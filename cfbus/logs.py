@@ -35,6 +35,10 @@ REPEAT_SECONDS = 10.0
 
 _SECRET_NAME = re.compile(r"secret|passw|passphrase|credential|(^|[^a-z])token$|apikey|api_key|authori[sz]ation")
 _NEEDS_QUOTES = re.compile(r'[\s="\\]|^$')
+_UNSTEADY = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U0001f3fb-\U0001f3ff\U000e0100-\U000e01ef]"
+)
+"""Fillers that nobody sees, variation selectors, skin tones: of these terminals do not agree how wide they are."""
 _NAMES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _MAX_PARTS = 20
 _MAX_DEPTH = 3
@@ -46,10 +50,11 @@ _secrets: tuple[str, ...] = ()
 def display(text: str, limit: int = 200) -> str:
     """``text`` as one harmless line of at most ``limit`` characters, for a terminal or a log.
 
-    Control characters, escape sequences, line breaks, invisible and bidirectional characters and lone
-    surrogates become visible escapes (``\\x1b``, ``\\u202e``); what is cut off is marked by ``…``.
+    Control characters, escape sequences, line breaks, invisible and bidirectional characters, those that change how
+    wide others are, and lone surrogates become visible escapes (``\\x1b``, ``\\u202e``); what is cut off is marked
+    by ``…``.
     """
-    if len(text) <= limit and text.isprintable():
+    if len(text) <= limit and text.isprintable() and (text.isascii() or not _UNSTEADY.search(text)):
         return text
     parts: list[str] = []
     used = 0
@@ -65,7 +70,9 @@ def display(text: str, limit: int = 200) -> str:
 
 
 def _visible(char: str) -> str:
-    if char.isprintable() or (char.isspace() and char > "\xa0" and char not in "\u2028\u2029"):
+    if not _UNSTEADY.match(char) and (
+        char.isprintable() or (char.isspace() and char > "\xa0" and char not in "\u2028\u2029")
+    ):
         return char
     code = ord(char)
     if char in _NAMES:

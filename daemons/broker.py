@@ -34,13 +34,12 @@ from cfbus.core.effects import (
     Send,
     Stop,
 )
-from cfbus.core.state import Rules
 from cfbus.core.watching import status
 from cfbus.daemons import figures, guard, registrar
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.metrics import Figure, Metrics
 from cfbus.daemons.publishing import Publisher
-from cfbus.daemons.reconfiguring import Reconfiguring, settings_of
+from cfbus.daemons.reconfiguring import Reconfiguring, rules_of, settings_of
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
 from cfbus.store.durable import make_dir
 from cfbus.store.ledger import Kept, Ledger
@@ -79,30 +78,19 @@ class BrokerDaemon:
         self._pair = keys.load(settings.broker.key_file)
         logs.register_secret(self._pair.secret.decode())
         make_dir(settings.broker.data_dir)
-        own = settings_of(settings)
+        spec = settings_of(settings).spec
         path = settings.broker.data_dir / "registry.sqlite"
         self._registrar = registrar.Registrar(
-            registrar.Rules(path, settings.dataset.name, settings.broker.key_days, own.spec)
+            registrar.Rules(path, settings.dataset.name, settings.broker.key_days, spec)
         )
         self._ledger = Ledger(settings.broker.data_dir / "ledger.sqlite")
         self._table = self._registrar.table
-        rules = Rules(
-            dataset=settings.dataset.name,
-            spec=own.spec,
-            instance=runtime.new_id(),
-            chunk_size=own.chunk_size,
-            lease_seconds=own.lease_seconds,
-            max_attempts=own.max_attempts,
-            accept_loss=accept_loss,
-            delivery=settings.dataset.delivery,
-            leases_per_key=settings.broker.limits.leases,
-        )
+        rules = rules_of(settings, accept_loss=accept_loss)
         self._core = Broker(rules, runtime.new_id, self._ledger.remembered(), runtime.now())
         self._dropped: Counter[str] = Counter()
         self._owed: list[Effect] = []
         self._watchdog_at = self._keys_at = 0.0
         self._tick_at = 0.0
-        self._limits = guard.limits_of(settings.broker.limits)
         self._cut_at = float("inf")
         self._loop = runtime.Loop()
         self._reconfiguring = Reconfiguring(begin.load, settings, self._loop.wake, self._take)
@@ -112,7 +100,8 @@ class BrokerDaemon:
         host, port, stats_port = settings.broker.host, settings.broker.port, settings.broker.stats_port
         self._peer_limit = connections.peer_limit()
         self._context: sockets.Context = zmq.Context()
-        self._door = auth.Authenticator(self._limits.handshakes_per_minute)
+        limits = self._core.rules.limits
+        self._door = auth.Authenticator(limits.handshakes_per_minute)
         self._door.start(self._context, self._table, DOMAINS)
         self._bus, self.port = sockets.bind_bus(self._context, self._pair, host, port)
         self._peers = connections.PeerWatch(self._bus)
@@ -120,9 +109,7 @@ class BrokerDaemon:
         self._publisher = Publisher(self._stats)
         self._metrics = Metrics(settings, "broker", self._loop, self._figures)
         self._monitors = connections.PeerWatch(self._stats)
-        self._guard = guard.Guard(
-            self._limits, self._door, self._peers, self._monitors, self._dropped, self._peer_limit
-        )
+        self._guard = guard.Guard(limits, self._door, self._peers, self._monitors, self._dropped, self._peer_limit)
         self._loop.watch(self._bus, self._receive)
         self._loop.watch(self._stats, self._subscriptions)
         self.endpoint = f"tcp://{host if host not in ('0.0.0.0', '::') else '127.0.0.1'}:{self.port}"  # noqa: S104
@@ -155,7 +142,9 @@ class BrokerDaemon:
 
     def _take(self, settings: Config) -> None:
         """What is the shell's own of a configuration that was read again."""
-        self._registrar.change(settings.broker.key_days, settings_of(settings).spec)
+        own = settings_of(settings)
+        self._registrar.change(settings.broker.key_days, own.spec)
+        self._guard.change(own.limits)
 
     def _figures(self) -> Iterator[Figure]:
         return figures.of_broker(self._core, self._dropped, runtime.now())

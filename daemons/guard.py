@@ -86,6 +86,12 @@ class Guard:
         self._lines = Budget(LINES_PER_SECOND, 10.0, 0.0)
         self._log = logs.get_logger()
 
+    def change(self, limits: Limits) -> None:
+        """These hold from now on. A connection that was let in stays, also where it would now be one too many."""
+        self._limits = limits
+        self._traffic.change(limits)
+        self._door.limit(limits.handshakes_per_minute)
+
     # ------------------------------------------------------------------ each message
 
     def delivered(self, batch: list[Inbound]) -> None:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cfbus import logs, notify
+from cfbus import logs, notify, runtime
 from cfbus.bus import messages as m
 from cfbus.column_check import check_columns
 from cfbus.config import Config, Loaded
@@ -24,7 +24,9 @@ from cfbus.core.asking import answered
 from cfbus.core.broker import Broker
 from cfbus.core.configuring import Settings
 from cfbus.core.effects import AskConfig, Effect
+from cfbus.core.state import Rules
 from cfbus.core.told import Told
+from cfbus.daemons.guard import limits_of
 from cfbus.errors import CfbusError
 from cfbus.spec import spec_of
 
@@ -36,7 +38,30 @@ def settings_of(config: Config) -> Settings:
     """What of a configuration a broker can change while it runs."""
     broker = config.broker
     chunk = min(broker.chunk_size, m.MAX_CHUNK_ITEMS)
-    return Settings(spec_of(config.captions, config.vllm), chunk, float(broker.lease_seconds), broker.max_attempts)
+    return Settings(
+        spec_of(config.captions, config.vllm),
+        chunk,
+        float(broker.lease_seconds),
+        broker.max_attempts,
+        limits_of(broker.limits),
+    )
+
+
+def rules_of(config: Config, *, accept_loss: bool) -> Rules:
+    """What a broker that begins now goes by."""
+    own = settings_of(config)
+    return Rules(
+        dataset=config.dataset.name,
+        spec=own.spec,
+        instance=runtime.new_id(),
+        chunk_size=own.chunk_size,
+        lease_seconds=own.lease_seconds,
+        max_attempts=own.max_attempts,
+        started=runtime.wall(),
+        accept_loss=accept_loss,
+        delivery=config.dataset.delivery,
+        limits=own.limits,
+    )
 
 
 @dataclass(slots=True)

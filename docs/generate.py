@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 import click
+import events
 import pyarrow as pa
 from pydantic.fields import FieldInfo
 from wording import Meanings, Names, PageError, Row, cell, code, number, sections, table, type_of
 
-from cfbus import config, config_types, config_vllm, errors
+from cfbus import config, config_reload, config_types, config_vllm, errors
 from cfbus.bus import columns, fields, figures, messages, wire
 from cfbus.bus.columns import LAYOUTS, Layout
 from cfbus.bus.fields import Message, Part, Role
@@ -225,7 +226,8 @@ def _config_rows(section: type[Section], path: tuple[str, ...]) -> Iterator[Row]
             default = "must be given" if info.is_required() else _default(info.default)
         own = getattr(hints[name], "__metadata__", ())
         kind = type_of(hints[name], CONFIG_TYPES, [each for each in info.metadata if each not in own])
-        yield (code(shown), kind, default, code(ENV_PREFIX + "__".join(here).upper()), info.description or "")
+        reload = config_reload.class_of(here).value
+        yield (code(shown), kind, default, code(ENV_PREFIX + "__".join(here).upper()), reload, info.description or "")
         inside = get_args(info.annotation)[1] if get_origin(info.annotation) is Mapping else None
         if isinstance(inside, type) and issubclass(inside, Section):
             yield from _config_rows(inside, (*here, "NAME"))
@@ -235,13 +237,15 @@ def _configuration() -> str:
     def body(name: str, info: FieldInfo) -> str:
         assert isinstance(info.annotation, type)
         rows = _config_rows(info.annotation, (name,))
-        return f"{info.description}\n\n" + table(("key", "type and bounds", "default", "environment", "meaning"), rows)
+        return f"{info.description}\n\n" + table(
+            ("key", "type and bounds", "default", "environment", "reload", "meaning"), rows
+        )
 
     return sections("###", ((code(name), body(name, info)) for name, info in config.Config.model_fields.items()))
 
 
 def _key_limits() -> str:
-    rows = [(key, default, meaning) for key, _, default, _, meaning in _config_rows(KeyLimits, ("broker", "limits"))]
+    rows = [(key, default, meaning) for key, _, default, _, _, meaning in _config_rows(KeyLimits, ("broker", "limits"))]
     return table(("key", "default", "meaning"), rows)
 
 
@@ -334,7 +338,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "messages": _messages, "types": _types, "fields": _fields, "parts": _parts, "roles": _roles,
     "payloads": _payloads, "limits": _limits, "timers": _timers, "parquet": _parquet, "configuration": _configuration,
     "exit-codes": _exit_codes, "key-limits": _key_limits, "verbs": _verbs, "options": _options, "layers": _layers,
-    "captionflow": _captionflow, "captionflow-sources": _captionflow_sources,
+    "captionflow": _captionflow, "captionflow-sources": _captionflow_sources, "events": lambda: events.page(WORDS),
 }  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from cfbus.core.alarms import ALARMS, alarms
 from cfbus.core.snapshot import Status
 
 ROOT = Path(__file__).resolve().parents[1]
-LOUD = ("warning", "error")
+sys.path.insert(0, str(ROOT / "docs"))
+events = importlib.import_module("events")
+wording = importlib.import_module("wording")
 
 
 def status(**changed: object) -> Status:
@@ -25,15 +29,8 @@ def status(**changed: object) -> Status:
 
 
 def logged() -> Iterator[str]:
-    """The events that are logged as warnings or errors, by their literal names."""
-    for folder in ("cfbus", "daemons", "tools"):
-        for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
-                    continue
-                event = node.args[0]
-                if node.func.attr in LOUD and isinstance(event, ast.Constant) and isinstance(event.value, str):
-                    yield event.value
+    """The events that are logged as warnings or errors."""
+    yield from (event.name for event in events.events() if event.level in events.LOUD)
 
 
 def indexed() -> tuple[set[str], set[str]]:
@@ -71,3 +68,38 @@ def test_a_run_that_goes_well_has_none() -> None:
     assert alarms(status()) == ()
     assert alarms(status(workers=0, finished=True)) == (), "who has nothing to do needs no workers"
     assert alarms(status(workers=0, listing=True)) == (), "there may be no work yet"
+
+
+# What is logged at all
+
+
+def found(source: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(each.name, each.level, each.values) for each in events._of("daemons/gpu.py", ast.parse(source))]
+
+
+def test_an_event_is_found_where_it_is_logged_with_what_it_carries() -> None:
+    assert found('self._log.error("a.b", why=1, exc_info=True)') == [("a.b", "error", ("why",))]
+    assert found('logs.get_logger().info("a.b" if lost else "a.c", **more)') == [
+        ("a.b", "info", ()),
+        ("a.c", "info", ()),
+    ]
+    facts = 'facts = (("x", 1),)\nNote("a.b", facts)\nfacts = (("y", 1),)\nNote("a.c", facts)\nNote("a.d")'
+    assert found(facts) == [("a.b", "info", ("x",)), ("a.c", "info", ("y",)), ("a.d", "info", ())]
+    assert found('registry.log(who, "add-key")\nself._log.info(event, **dict(facts))') == []
+
+
+@pytest.mark.parametrize("name", ["f'a.{b}'", "name", "NAMES[0]", "'a' + b"])
+def test_an_event_whose_name_is_made_while_it_runs_is_an_error(name: str) -> None:
+    with pytest.raises(wording.PageError, match=r"daemons/gpu\.py:1: an event has the name"):
+        found(f"self._log.warning({name})")
+
+
+def test_all_ways_to_lose_the_broker_are_among_the_alarms() -> None:
+    from cfbus.bus.following import Connection
+
+    told = {way for way in Connection if f"bus.{way.value}" in set(logged())}
+    assert set(Connection) - told == {Connection.CONNECTED, Connection.HANDSHAKE_OK, Connection.REFUSED}
+
+
+def test_names_are_of_one_form() -> None:
+    assert [each.name for each in events.events() if not re.fullmatch(r"bug|[a-z]+\.([a-z_-]+|NAME)", each.name)] == []

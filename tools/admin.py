@@ -129,7 +129,7 @@ command.add_command(admin_audit.command, "audit")
 command.add_command(admin_config.reload, "reload")
 for _verb in (
     *(admin_health.health, admin_run.workers, admin_run.leases, admin_run.story),
-    *(admin_run.drain, admin_run.reset, admin_run.shutdown),
+    *(admin_run.drain, admin_run.undrain, admin_run.reset, admin_run.shutdown),
     *(admin_store.dead_letters, admin_store.scan, admin_store.rebuild_ledger),
     *(admin_amend.requeue, admin_amend.revoke_rows, admin_amend.takedown, admin_amend.restore),
     *(admin_amend.passes, admin_amend.close_pass, admin_amend.tombstones, admin_amend.task),

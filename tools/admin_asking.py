@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from rich.cells import cell_len
 
 from cfbus import config, logs
 from cfbus.errors import EXIT_DONE, UsageError
@@ -112,9 +113,14 @@ def _across(told: Told) -> list[str]:
         return ["none"]
     table = [told.columns, *told.rows]
     shown = [[logs.display(cell, CELL_CHARS) for cell in row] for row in table]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=False)]
-    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)) for row in shown)
+    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=False)]
+    lines = ("  ".join(_padded(cell, width) for cell, width in zip(row, widths, strict=False)) for row in shown)
     return [line.rstrip() for line in lines]
+
+
+def _padded(cell: str, width: int) -> str:
+    """By what it takes on a screen: a wide character is two cells, an accent none."""
+    return cell + " " * (width - cell_len(cell))
 
 
 def moment(text: str, *, back: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""`cfbus-admin workers`, `leases`, `story`, `drain`, `reset`, `shutdown`: the run, looked at and steered.
+"""`cfbus-admin workers`, `leases`, `story`, `drain`, `undrain`, `reset`, `shutdown`: the run, looked at and steered.
 
 What is asked is decided by the broker; here are words, flags and how answers look. Nothing acts before it has said how
 much it will do: `reset` counts first, and asks a person who sits at a terminal.
@@ -7,6 +7,7 @@ much it will do: `reset` counts first, and asks a person who sits at a terminal.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 
 import click
@@ -41,15 +42,35 @@ def leases(where: Where, worker: str | None, in_json: bool) -> None:
 @JSON
 @click.pass_obj
 def story(where: Where, place: str, in_json: bool) -> None:
-    """Everything that happened to a shard, or to an item of it, since the broker started, in order."""
+    """Everything that happened to a shard, or to an item of it, since the broker started, in order.
+
+    It says first since when it remembers: of a long run the oldest is forgotten."""
 
     def go() -> None:
         with asker_of(where) as asker:
             told = asker.ask("story", {"place": place})
-        told = replace(told, rows=tuple((_date(row[0]), *row[1:]) for row in told.rows))
-        answer(as_json(told) if in_json else as_text(told))
+        times = {name: _date(value) for name, value in told.facts if name in _TIMES}
+        rows = tuple((_date(row[0]), *row[1:]) for row in told.rows)
+        if in_json:
+            facts = tuple((name, times.get(name, value)) for name, value in told.facts)
+            answer(as_json(replace(told, facts=facts, rows=rows)))
+        else:
+            facts = tuple((name, value) for name, value in told.facts if name not in times)
+            answer("\n".join([*_since(times), as_text(replace(told, facts=facts, rows=rows))]))
 
     run(go)
+
+
+_TIMES = ("since", "started")
+
+
+def _since(times: Mapping[str, str]) -> list[str]:
+    """The line above a story; none from a broker that does not say."""
+    if len(times) < len(_TIMES):
+        return []
+    if times["since"] == times["started"]:
+        return [f"since the broker started at {times['started']}"]
+    return [f"since {times['since']}; what was before is partly forgotten (the broker started at {times['started']})"]
 
 
 def _date(microseconds: str) -> str:
@@ -61,8 +82,21 @@ def _date(microseconds: str) -> str:
 @JSON
 @click.pass_obj
 def drain(where: Where, worker: str | None, in_json: bool) -> None:
-    """Have a worker, or all, finish what is in flight and take nothing new. It works again when it is started again."""
+    """Have a worker, or all, finish what is in flight and take nothing new.
+
+    Its process does not end, and keeps its engine: `undrain` has it work again at once."""
     ask(where, "drain", {"worker": worker}, in_json)
+
+
+@click.command()
+@click.argument("worker", required=False)
+@JSON
+@click.pass_obj
+def undrain(where: Where, worker: str | None, in_json: bool) -> None:
+    """Have a worker, or all, that were drained take work again; not those that are being stopped.
+
+    Each answers for itself: `workers` shows it. One of an older release does not understand; start it again."""
+    ask(where, "undrain", {"worker": worker}, in_json)
 
 
 @click.command()

@@ -203,6 +203,12 @@ class Authenticator:
         """Decide by ``table`` from now on."""
         self._table = table
 
+    def limit(self, handshakes_per_minute: int) -> None:
+        """Another limit from now on; every key begins with a full budget."""
+        if handshakes_per_minute != self._per_minute:
+            self._per_minute = handshakes_per_minute
+            self._knocks = {}  # not cleared: the thread may be at it
+
     def counts(self) -> dict[Reason, int]:
         """How often each verdict was given so far."""
         return dict(self._counts)
@@ -245,10 +251,10 @@ class Authenticator:
         """Only keys that are let in have a budget, so there are never more budgets than keys."""
         if verdict.reason is not Reason.ADMITTED or not self._per_minute:
             return verdict
-        now, key = time.monotonic(), verdict.user_id
-        budget = self._knocks.get(key)
+        now, key, knocks = time.monotonic(), verdict.user_id, self._knocks
+        budget = knocks.get(key)
         if budget is None:
-            budget = self._knocks[key] = Budget(self._per_minute / 60.0, 60.0, now)
+            budget = knocks[key] = Budget(self._per_minute / 60.0, 60.0, now)
         if budget.take(1, now):
             return verdict
         self._too_often[key] += 1

@@ -37,6 +37,7 @@ from cfbus.bus.messages_joining import Error as Error
 from cfbus.bus.messages_joining import Heartbeat as Heartbeat
 from cfbus.bus.messages_joining import Hello as Hello
 from cfbus.bus.messages_joining import StoreFacts as StoreFacts
+from cfbus.bus.messages_joining import Undrain as Undrain
 from cfbus.bus.messages_joining import Welcome as Welcome
 from cfbus.bus.messages_store import Commit as Commit
 from cfbus.bus.messages_store import Credit as Credit
@@ -72,7 +73,7 @@ from cfbus.bus.messages_work import Way as Way
 MESSAGES: tuple[type[Message], ...] = (
     Hello, Welcome, Config, Applied, Heartbeat, Lease, Grant, Wait, Renew, Renewed, Result, Commit, Tally,
     Since, State, Ack, Resend, Failed, Release, IndexShard, Listed, Task, Progress, Done, Allow, Allowed,
-    Forbid, Fetch, Data, Enrol, Enrolled, Drain, Bye, Admin, Reply, Error,
+    Forbid, Fetch, Data, Enrol, Enrolled, Drain, Undrain, Bye, Admin, Reply, Error,
 )  # fmt: skip
 BY_TAG: dict[str, type[Message]] = {message.TAG: message for message in MESSAGES}
 
@@ -81,7 +82,7 @@ _WRITER, _WORKER, _NOBODY = frozenset({Role.WRITER}), frozenset({Role.WORKER}), 
 SENDERS: dict[type[Message], frozenset[Role]] = {
     Hello: _PEERS, Heartbeat: _PEERS, Bye: _PEERS,
     Lease: _WORKER, Renew: _WORKER, Result: _WORKER, Failed: _WORKER, Release: _WORKER,
-    Applied: _WORKER,
+    Applied: _WORKER, Undrain: _WORKER,
     Drain: frozenset({Role.WORKER, Role.FEEDER}),
     Commit: _WRITER, Tally: _WRITER, State: _WRITER, Listed: _WRITER, Progress: _WRITER, Done: _WRITER,
     Allowed: frozenset({Role.FEEDER}),

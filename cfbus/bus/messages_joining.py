@@ -1,4 +1,4 @@
-"""Coming and going: HELLO, WELCOME, CONFIG, APPLIED, HEARTBEAT, DRAIN, BYE, and ERROR, which answers anything.
+"""Coming and going: HELLO, WELCOME, CONFIG, APPLIED, HEARTBEAT, DRAIN, UNDRAIN, BYE, and ERROR, which answers anything.
 
 Part of the protocol; `cfbus.bus.messages` has the rules for all messages.
 """
@@ -92,9 +92,17 @@ class Heartbeat(Message):
 
 
 class Drain(Message):
-    """To a worker: finish what you hold and take nothing new. To the broker: I do that and will leave."""
+    """To a worker: finish what you hold and take nothing new. To the broker: I do that, for I was told so or will
+    leave; said again after each WELCOME."""
 
     TAG: ClassVar[str] = "DRAIN"
+
+
+class Undrain(Message):
+    """To a worker: take work again, if it was the broker who had you drain. To the broker: I do that; a worker that
+    will leave says DRAIN instead."""
+
+    TAG: ClassVar[str] = "UNDRAIN"
 
 
 class Bye(Message):

@@ -132,6 +132,9 @@ class Broker:
     def _answers(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:
         if isinstance(message, m.Applied):
             return self.configuring.applied(known, message, now)
+        if isinstance(message, m.Undrain):
+            known.draining = False
+            return []
         return self._from_writer(known, message, payload, now)
 
     def _from_writer(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:
@@ -320,7 +323,10 @@ class Broker:
 
     def tell(self, row: LeaseRow, start: int, end: int, what: str) -> None:
         """For the story of a shard."""
-        self.story.tell(row.shard, Line(self.wall, row.pass_number, start, end, what, f"{row.contributor} {row.job}"))
+        holder = self.peers.get(self.routes.get(row.instance))
+        worker = holder.name if holder is not None else ""
+        line = Line(self.wall, row.pass_number, start, end, what, worker, row.contributor, row.job)
+        self.story.tell(row.shard, line)
 
     def free(self, lease: LeaseState, pairs: Iterable[tuple[int, int]]) -> None:
         """These items of the lease have no holder: free, or, if they were accused, waiting to be tried again."""

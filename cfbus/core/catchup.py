@@ -286,7 +286,8 @@ class CatchUp:
             start, end = stored.ranges[0][0], stored.ranges[-1][1]
             route = broker.peers.get(broker.routes.get(stored.instance))
             who = route.name if route is not None else stored.instance
-            broker.story.tell(stored.shard, Line(broker.wall, stored.pass_number, start, end, "stored", who))
+            by = route.peer.contributor if route is not None else ""
+            broker.story.tell(stored.shard, Line(broker.wall, stored.pass_number, start, end, "stored", who, by))
         return self._mark_done(stored.pass_number, stored.shard, stored.ranges)
 
     def _done_elsewhere(self, message: m.Commit, now: float) -> list[Effect]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cfbus.bus import messages as m
 from cfbus.bus.messages import Role
 from cfbus.core.effects import Connection, Effect, Note, SaveGeneration, Send
+from cfbus.core.limits import Limits
 from cfbus.core.state import Remembered
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Settings:
     chunk_size: int
     lease_seconds: float
     max_attempts: int
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Configuring:
             chunk_size=settings.chunk_size,
             lease_seconds=settings.lease_seconds,
             max_attempts=settings.max_attempts,
+            limits=settings.limits,
         )
         kept, broker.catchup.problem = broker.catchup.problem, ""  # its cause may have been mended, here or elsewhere
         if wanted == rules:

@@ -63,6 +63,11 @@ class Budget:
         self._rate, self._most = rate, rate * burst
         self._left, self._at = self._most, now
 
+    def change(self, rate: float, burst: float) -> None:
+        """Another rate from now on; what was taken stays taken."""
+        self._rate, self._most = rate, rate * burst
+        self._left = min(self._left, self._most)
+
     def take(self, amount: float, now: float) -> bool:
         """Whether there was so much left. What is larger than the most passes when nothing is owed."""
         self._left = min(self._most, self._left + (now - self._at) * self._rate)
@@ -89,6 +94,13 @@ class Traffic:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._accounts: dict[bytes, _Account] = {}
+
+    def change(self, limits: Limits) -> None:
+        """Other limits from now on; who was refused before is remembered."""
+        self._limits = limits
+        for account in self._accounts.values():
+            account.messages.change(limits.messages_per_second, BURST_SECONDS)
+            account.bytes.change(limits.bytes_per_second, BURST_SECONDS)
 
     def judge(self, key: bytes, size: int, now: float) -> tuple[Ruling, Over | None]:
         """A message of ``size`` bytes came from this key."""

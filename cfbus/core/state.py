@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from cfbus.bus import messages as m
 from cfbus.core.effects import Connection, LeaseRow, Peer
+from cfbus.core.limits import Limits
 
 NO_FIGURES = m.Heartbeat()
 
@@ -22,9 +23,15 @@ class Rules:
     heartbeat_seconds: float = 5.0
     max_attempts: int = 3
     generation: int = 1
+    started: int = 0  # when this broker's process was, by its wall clock; for people
     accept_loss: bool = False
     delivery: str = "auto"
-    leases_per_key: int = 8192
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def leases_per_key(self) -> int:
+        """The most leases of one key."""
+        return self.limits.leases
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 It lives as long as the broker does. Must not know who reads it.
 
-Invariant: it is bounded, in shards and in lines for each: the oldest go first.
+Invariants: it is bounded, in shards and in lines for each: the oldest go first; from when on nothing of a shard is
+forgotten can be asked, and is never said too early.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ LINES_KEPT = 256
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """``at`` in microseconds UTC; the items [start, end) of a pass."""
+    """``at`` in microseconds UTC; the items [start, end) of a pass. ``contributor`` is an id."""
 
     at: int
     pass_number: int
     start: int
     end: int
     what: str
-    who: str = ""
+    worker: str = ""
+    contributor: str = ""
+    job: str = ""
 
 
 class Story:
@@ -33,6 +36,7 @@ class Story:
 
     def __init__(self) -> None:
         self._shards: OrderedDict[int, deque[Line]] = OrderedDict()
+        self._forgot_at = 0  # the newest of what went with whole shards
 
     def tell(self, shard: int, line: Line) -> None:
         """One more thing happened."""
@@ -40,7 +44,17 @@ class Story:
         lines.append(line)
         self._shards.move_to_end(shard)
         if len(self._shards) > SHARDS_KEPT:
-            self._shards.popitem(last=False)
+            _, gone = self._shards.popitem(last=False)
+            self._forgot_at = gone[-1].at
+
+    def since(self, shard: int, started: int) -> int:
+        """From when on all is remembered that happened to this shard; ``started``: when the broker was."""
+        lines = self._shards.get(shard)
+        if not lines:
+            return max(started, self._forgot_at)
+        if len(lines) == LINES_KEPT:
+            return lines[0].at
+        return max(started, min(self._forgot_at, lines[0].at))
 
     def of(self, shard: int, part: Pair | None = None) -> list[Line]:
         """All that is remembered of a shard, or of these items of it, oldest first."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from cfbus.core.told import Arguments, Told, Verb
-from cfbus.core.verbs_leases import drain, leases, reset, story, workers
+from cfbus.core.verbs_leases import drain, leases, reset, story, undrain, workers
 from cfbus.core.verbs_store import STORE_VERBS
 from cfbus.core.watching import status
 
@@ -68,6 +68,7 @@ VERBS: Final[Mapping[str, tuple[Verb, frozenset[str]]]] = {
     "leases": (leases, frozenset({"worker"})),
     "story": (story, frozenset({"place"})),
     "drain": (drain, frozenset({"worker"})),
+    "undrain": (undrain, frozenset({"worker"})),
     "reset": (reset, frozenset({"place", "stale", "contributor", "failed", "fault", "dry-run"})),
     "rebuild-ledger": (_rebuild_ledger, frozenset()),
     "shutdown": (_shutdown, frozenset({"when-done"})),

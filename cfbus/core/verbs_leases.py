@@ -64,25 +64,32 @@ def leases(broker: Broker, arguments: Arguments, now: float) -> Told:
 
 
 def story(broker: Broker, arguments: Arguments, _now: float) -> Told:
-    """Everything that is remembered of a shard, or of some items of it, in order."""
+    """Everything that is remembered of a shard, or of some items of it, in order, and since when it is everything."""
     try:
         shard, start, end = _place(broker, arguments.get("place", ""))
     except _ProblemError as problem:
         return Told(problem=str(problem))
-    lines = broker.story.of(shard, (start, end))
-    rows = [(str(line.at), f"{line.start}-{line.end}", str(line.pass_number), line.what, line.who) for line in lines]
-    facts = tuple(
+    names = {one: name for one, name, _ in broker.contributors}
+    rows = []
+    for line in broker.story.of(shard, (start, end)):
+        what = (str(line.at), f"{line.start}-{line.end}", str(line.pass_number), line.what)
+        worker = "(broker)" if line.worker == broker.rules.instance else line.worker  # dead letters are its own
+        rows.append((*what, worker, line.contributor, names.get(line.contributor, ""), line.job))
+    started = broker.rules.started
+    since = (("since", str(broker.story.since(shard, started))), ("started", str(started)))
+    done = tuple(
         (f"pass_{number}", f"{sum(b - a for a, b in walk.done_in(shard, start, end))} of {end - start} done")
         for number, walk in sorted(broker.passes.items())[-NAMED:]
     )
-    return Told(facts=facts, columns=("at", "items", "pass", "what", "who"), rows=tuple(rows))
+    columns = ("at", "items", "pass", "what", "worker", "contributor", "name", "job")
+    return Told(facts=(*since, *done), columns=columns, rows=tuple(rows))
 
 
 # ---------------------------------------------------------------------- acting
 
 
 def drain(broker: Broker, arguments: Arguments, _now: float) -> Told:
-    """Workers finish what is in flight, hand the rest back, and take nothing new until they are started again."""
+    """Workers finish what is in flight, hand the rest back, and take nothing new until `undrain` or their restart."""
     name = arguments.get("worker")
     there = [state for state in broker.workers() if name in (None, state.name, state.instance)]
     if not there:
@@ -93,6 +100,21 @@ def drain(broker: Broker, arguments: Arguments, _now: float) -> Told:
     sent = tuple(Send(state.peer.connection, m.Drain()) for state in there)
     names = ", ".join(state.name for state in there[:NAMED])
     return Told(facts=(("draining", str(len(there))), ("workers", names[:256])), effects=sent)
+
+
+def undrain(broker: Broker, arguments: Arguments, _now: float) -> Told:
+    """Workers that drain are told to take work again. Each answers for itself: one that is being stopped does not."""
+    if broker.ending == "drained":
+        return Told(problem="The broker ends when nothing is leased. Start it again, then say undrain.")
+    name = arguments.get("worker")
+    draining = [state for state in broker.peers.values() if state.peer.role is m.Role.WORKER and state.draining]
+    there = [state for state in draining if name in (None, state.name, state.instance)]
+    if not there:
+        which = "No worker drains" if name is None else f"There is no worker {name[:100]!r} that drains"
+        return Told(problem=f"{which}.{_known(state.name for state in draining)}")
+    sent = tuple(Send(state.peer.connection, m.Undrain()) for state in there)
+    names = ", ".join(state.name for state in there[:NAMED])
+    return Told(facts=(("told", str(len(there))), ("workers", names[:256])), effects=sent)
 
 
 def reset(broker: Broker, arguments: Arguments, now: float) -> Told:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cfbus.bus.columns import FLAGS
+from cfbus.bus.messages import Role
 from cfbus.core.history import COARSE_SECONDS, NOW_SECONDS
 from cfbus.core.pages import pages
 from cfbus.core.snapshot import (
@@ -73,8 +74,8 @@ def status(broker: Broker, now: float) -> Status:
 
 
 def workers(broker: Broker, now: float) -> list[WorkersPage]:
-    """All workers, in pages that fit a message of the stats socket."""
-    views = [_worker(broker, state, now) for state in broker.workers()]
+    """All workers, also those that drain, in pages that fit a message of the stats socket."""
+    views = [_worker(broker, state, now) for state in broker.peers.values() if state.peer.role is Role.WORKER]
     found: list[WorkersPage] = []
     first = 0
     for part in pages(views, view_bytes, WORKERS_PAGE_BYTES):

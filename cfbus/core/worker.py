@@ -52,6 +52,7 @@ class Worker:
         self.rules = rules
         self.engine = engine
         self.draining = False
+        self._leaves = False  # drains by its own wish, for good
         self.on_hold = False
         self._held = Holding()
         self._results = Retransmitter(rules.resend_seconds)
@@ -167,8 +168,8 @@ class Worker:
                 return [effect for acked in message.results for effect in self._acked(acked)]
             case m.Resend():
                 return self._results.send_all(now)
-            case m.Drain():
-                return self.drain(now)
+            case m.Drain() | m.Undrain():
+                return self._drain(now) if isinstance(message, m.Drain) else self._undrain()
             case m.Error():
                 return self._error(message, now)
             case _:
@@ -193,6 +194,8 @@ class Worker:
         self._renew_seconds = max(message.heartbeat_seconds / 2, 0.05)
         self._renew_at = now + self._renew_seconds
         effects: list[Effect] = [Note("bus.welcomed", (("dataset", message.dataset),))]
+        if self.draining:  # a broker that has just begun does not know
+            effects.append(Send(BROKER, m.Drain()))
         for lease in message.lost:
             effects += self._held.lose(lease)
         if message.spec is not None:
@@ -356,10 +359,22 @@ class Worker:
         return effects
 
     def drain(self, now: float, *, at_once: bool = False) -> list[Effect]:
-        """Take nothing new; hand back what is not begun (``at_once``: also what is in flight)."""
+        """Leave soon: take nothing new; hand back what is not begun (``at_once``: also what is in flight)."""
+        self._leaves = True
+        return self._drain(now, at_once=at_once)
+
+    def _drain(self, now: float, *, at_once: bool = False) -> list[Effect]:
         effects: list[Effect] = [] if self.draining else [Send(BROKER, m.Drain())]
         self.draining = True
         return effects + self._hand_back(now, at_once=at_once)
+
+    def _undrain(self) -> list[Effect]:
+        """The broker wants work to be taken again; who leaves does not."""
+        if self._leaves:
+            return [Send(BROKER, m.Drain())]
+        self.draining = False
+        self._asked_at = None
+        return [Send(BROKER, m.Undrain())]
 
     def _hand_back(self, now: float, *, at_once: bool) -> list[Effect]:
         effects: list[Effect] = []

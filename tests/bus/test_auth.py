@@ -148,6 +148,23 @@ def test_a_swap_decides_the_next_handshake(bench: Bench) -> None:
     assert (counts[Reason.UNKNOWN], counts[Reason.ADMITTED]) == (2, 1)
 
 
+def test_another_limit_of_handshakes_decides_the_next_one(bench: Bench) -> None:
+    pair = generate()
+    bench.auth.swap(KeyTable([entry(pair.public)]))
+    bench.auth.limit(1)
+    _, watch = bench.dial(pair)
+    until(watch, Connection.HANDSHAKE_OK)
+    _, second = bench.dial(pair)
+    assert outcome(second) is Connection.HUNG_UP
+    bench.auth.limit(1)
+    assert bench.auth.counts()[Reason.TOO_OFTEN] >= 1
+    _, third = bench.dial(pair)
+    assert outcome(third) is Connection.HUNG_UP, "the same limit again has forgiven what was owed"
+    bench.auth.limit(600)
+    _, fourth = bench.dial(pair)
+    until(fourth, Connection.HANDSHAKE_OK)
+
+
 def test_plain_and_null_never_reach_a_verdict_that_admits(bench: Bench) -> None:
     for plain in (False, True):
         client: Socket = bench.context.socket(zmq.DEALER)

@@ -24,6 +24,7 @@ SAMPLES: dict[type[m.Message], m.Message] = {
     ),
     m.Release: m.Release(lease=ANN),
     m.Drain: m.Drain(),
+    m.Undrain: m.Undrain(),
     m.Commit: m.Commit(after=0, position=0, room=0, shards=0, passes=0, captions=0, dead_letters=0),
     m.State: m.State(table="shards", first=0, position=0, snapshot=False, last=False),
     m.Listed: m.Listed(shard=0, start=0, rows=0),

@@ -10,6 +10,7 @@ from core.bus_rig import Rig, instance_of
 from cfbus.bus import messages as m
 from cfbus.core import effects as e
 from cfbus.core.configuring import MOST_TELLINGS, TELL_AGAIN_SECONDS, Settings
+from cfbus.core.limits import Limits
 from cfbus.core.state import Remembered
 
 
@@ -21,7 +22,7 @@ def spec_of(*slots: str, prompt: str = "write") -> m.Spec:
 
 def settings(rig: Rig, **changed: object) -> Settings:
     rules = rig.broker.rules
-    held = Settings(rules.spec, rules.chunk_size, rules.lease_seconds, rules.max_attempts)
+    held = Settings(rules.spec, rules.chunk_size, rules.lease_seconds, rules.max_attempts, rules.limits)
     return replace(held, **changed)  # type: ignore[arg-type]
 
 
@@ -54,6 +55,21 @@ def test_a_generation_is_remembered_before_anybody_is_told(rig: Rig) -> None:
     assert kinds.index(e.SaveGeneration) < kinds.index(e.Send)
     assert told(rig) == [2]
     assert rig.broker.rules.generation == 2
+
+
+def test_another_limit_of_leases_holds_for_who_waits() -> None:
+    rig = Rig(limits=Limits(leases=1))
+    rig.connect_writer()
+    rig.join("ann")
+    rig.lease("ann")
+    rig.say("ann", m.Lease(want=8, rate=0.0))
+    assert rig.heard("ann", m.Wait)[-1].reason == "too-many-leases"
+    rig.tick(2.0)
+    assert len(rig.heard("ann", m.Grant)) == 1
+    change(rig, limits=Limits(leases=2))
+    rig.tick(2.0)
+    assert len(rig.heard("ann", m.Grant)) == 2
+    assert rig.broker.rules.leases_per_key == 2
 
 
 def test_what_is_as_it_was_changes_nothing(rig: Rig) -> None:

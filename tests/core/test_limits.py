@@ -45,6 +45,17 @@ def test_messages_and_bytes_are_told_apart() -> None:
     assert traffic.judge(b"another", 1, 0.0) == (Ruling.TAKE, None)
 
 
+def test_other_limits_hold_for_who_is_known_already_and_what_was_taken_stays_taken() -> None:
+    traffic = Traffic(Limits(messages_per_second=1, bytes_per_second=1000))
+    assert [traffic.judge(KEY, 1, 0.0)[0] for _ in range(3)] == [Ruling.TAKE, Ruling.TAKE, Ruling.REFUSE]
+    traffic.change(Limits(messages_per_second=10, bytes_per_second=1000))
+    assert traffic.judge(KEY, 1, 0.0)[0] is Ruling.DROP, "a change gives nobody a new budget"
+    assert [traffic.judge(KEY, 1, 0.2)[0] for _ in range(3)] == [Ruling.TAKE, Ruling.TAKE, Ruling.DROP]
+    traffic.change(Limits(messages_per_second=1, bytes_per_second=1000))
+    assert [traffic.judge(KEY, 1, 60.0)[0] for _ in range(3)] == [Ruling.TAKE, Ruling.TAKE, Ruling.REFUSE]
+    assert traffic.judge(b"new", 1, 60.0)[0] is Ruling.TAKE
+
+
 def test_it_is_told_once_a_second() -> None:
     traffic = Traffic(Limits())
     told = [traffic.refuse(KEY, at) for at in (10.0, 10.0, 10.0 + TELL_SECONDS)]

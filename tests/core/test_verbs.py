@@ -61,9 +61,26 @@ def test_a_story_tells_what_happened_in_order_of_these_items_alone(rig: Rig) -> 
     fail(rig, "ann", lease, lease.start)
     told = ask(rig, "story", place=f"s0:{lease.start}")
     assert [row[3] for row in told.rows] == ["leased", "failed: broken"]
-    assert told.facts == (("pass_1", "0 of 1 done"),)
+    assert told.facts[2:] == (("pass_1", "0 of 1 done"),)
     assert [row[3] for row in ask(rig, "story", place=f"s0:{lease.end - 1}").rows] == ["leased"]
     assert len(ask(rig, "story", place="s0").rows) > 2
+
+
+def test_a_story_names_who_was_at_it_as_the_registry_does() -> None:
+    rig = ready("ann", started=7)
+    rig.say("admin", m.Hello(role=m.Role.ADMIN, instance=instance_of("admin"), software="t", name="admin"))
+    rig.broker.contributors = (("ann", "Ann of the Hill", 1),)
+    lease = rig.heard("ann", m.Grant)[-1]
+    rig.say("ann", *rig.result(lease, lease.start, lease.start + 1, instance_of("ann")))
+    rig.commit()
+    told = ask(rig, "story", place=f"s0:{lease.start}")
+    assert told.columns[3:7] == ("what", "worker", "contributor", "name")
+    assert [row[3:7] for row in told.rows] == [
+        ("leased", "ann", "ann", "Ann of the Hill"),
+        ("stored", "ann", "ann", "Ann of the Hill"),
+    ]
+    assert told.rows[0][7].startswith(f"s0:{lease.start}-")
+    assert told.facts[:2] == (("since", "7"), ("started", "7"))
 
 
 @pytest.mark.parametrize(
@@ -133,6 +150,39 @@ def test_a_drained_worker_gets_nothing_new(rig: Rig) -> None:
     assert "Drain" not in [type(it).__name__ for it, _ in rig.sent["bob"]]
     assert dict(ask(rig, "drain").facts)["workers"] == "bob"
     assert "drain already" in ask(rig, "drain").problem
+
+
+def test_a_drained_worker_is_still_shown_and_works_again_when_it_says_so(rig: Rig) -> None:
+    assert ask(rig, "undrain").problem == "No worker drains."
+    ask(rig, "drain", worker="ann")
+    rig.say("ann", m.Drain())
+    assert {row[0]: row[2] for row in ask(rig, "workers").rows} == {"ann": "draining", "bob": "working"}
+    assert (
+        "There is no worker 'bob' that drains. There are, for example: ann."
+        in ask(rig, "undrain", worker="bob").problem
+    )
+    assert ask(rig, "undrain", worker="ann").facts == (("told", "1"), ("workers", "ann"))
+    assert isinstance(rig.sent["ann"][-1][0], m.Undrain)
+    had = len(rig.heard("ann", m.Grant))
+    rig.say("ann", m.Lease(want=8, rate=0.0))
+    assert len(rig.heard("ann", m.Grant)) == had, "it has not said yet that it takes work"
+    rig.say("ann", m.Undrain())
+    rig.lease("ann")
+    assert len(rig.heard("ann", m.Grant)) == had + 1
+    assert ask(rig, "undrain").problem == "No worker drains."
+
+
+def test_a_broker_that_has_begun_anew_hears_of_a_drain_from_the_worker() -> None:
+    rig = ready()
+    rig.say("admin", m.Hello(role=m.Role.ADMIN, instance=instance_of("admin"), software="t", name="admin"))
+    rig.join("ann")
+    rig.say("ann", m.Drain())
+    assert ask(rig, "undrain").facts == (("told", "1"), ("workers", "ann"))
+
+
+def test_a_broker_that_ends_undrains_nobody(rig: Rig) -> None:
+    ask(rig, "shutdown")
+    assert "Start it again" in ask(rig, "undrain").problem
 
 
 def test_a_shutdown_waits_for_what_is_leased(rig: Rig) -> None:

@@ -201,6 +201,38 @@ def test_a_drain_hands_back_what_is_not_begun_and_ends_when_the_rest_is_acked() 
     assert [type(message) for message in sent(own.leave(), m.Message)] == [m.Bye]
 
 
+def test_who_was_drained_by_the_broker_works_again_when_it_says_so() -> None:
+    own = worker()
+    grant(own)
+    own.next_items(3)
+    assert [type(message) for message in sent(own.handle(m.Drain(), b"", 1.0), m.Message)] == [m.Drain, m.Release]
+    grant(own, "2")
+    assert own.unstarted == 0, "a lease that was on its way is taken"
+    effects = own.handle(m.Undrain(), b"", 2.0)
+    assert [type(message) for message in sent(effects, m.Message)] == [m.Undrain, m.Lease]
+    grant(own, "3")
+    assert own.unstarted == 8
+    again = own.handle(m.Undrain(), b"", 3.0)
+    assert [type(message) for message in sent(again, m.Message)][:1] == [m.Undrain], "an answer may have been lost"
+
+
+def test_who_leaves_by_itself_is_not_undrained() -> None:
+    own = worker()
+    own.handle(m.Drain(), b"", 1.0)
+    assert sent(own.drain(2.0), m.Drain) == [], "it has said so"
+    effects = own.handle(m.Undrain(), b"", 3.0)
+    assert [type(message) for message in sent(effects, m.Message)] == [m.Drain]
+    assert own.drained
+
+
+def test_a_worker_that_drains_says_so_to_each_broker() -> None:
+    own = worker()
+    assert sent(own.handle(welcome(), b"", 1.0), m.Drain) == []
+    own.handle(m.Drain(), b"", 1.0)
+    own.connected(5.0)
+    assert len(sent(own.handle(welcome(), b"", 5.0), m.Drain)) == 1
+
+
 def test_leaving_in_a_hurry_spools_what_is_not_acked() -> None:
     own = worker()
     grant(own)

@@ -98,6 +98,22 @@ def test_to_compare_is_not_to_change(reading: Reading) -> None:
     assert reading.rig.broker.rules.chunk_size == 7
 
 
+def test_limits_are_live_and_reach_core_and_shell(reading: Reading) -> None:
+    reading.file = config(broker={"limits": {"leases": 7, "connections": 5, "mib_per_second": 2}})
+    reading.ask("reload")
+    reading.turn()
+    (reply,) = replies(reading.settled())
+    assert {row[0]: row[1:4] for row in reply.rows} == {
+        "broker.limits.connections": ("live", "256", "5"),
+        "broker.limits.leases": ("live", "8192", "7"),
+        "broker.limits.mib_per_second": ("live", "512", "2"),
+    }
+    (taken,) = reading.taken
+    assert reading.rig.broker.rules.limits == settings_of(taken).limits
+    assert settings_of(taken).limits.bytes_per_second == 2 << 20
+    assert reading.rig.broker.rules.leases_per_key == 7
+
+
 @pytest.mark.parametrize(
     ("file", "why"),
     [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from processes.support import Nursery
+from processes.tmux import Tmux
 
 
 @pytest.fixture
@@ -17,3 +20,14 @@ def nursery(tmp_path: Path) -> Iterator[Nursery]:
     made = Nursery(folder)
     yield made
     made.close()
+
+
+@pytest.fixture
+def tmux(tmp_path: Path) -> Iterator[Tmux]:
+    """A terminal; without tmux the test is skipped."""
+    if shutil.which("tmux") is None:
+        assert os.environ.get("CI") != "true", "tmux is missing (Debian: apt install tmux)"
+        pytest.skip("tmux is not here")
+    terminal = Tmux(tmp_path)
+    yield terminal
+    terminal.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import urllib.request
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from processes.support import Nursery, Terminals, free_port, until
 from prometheus_client.parser import text_string_to_metric_families
 
-ITEMS = 400
+ITEMS = 900
 BUS = (
     "dataset.source=scripted",
     f"dataset.items={ITEMS}",
@@ -66,6 +67,8 @@ def test_a_run_is_looked_at_steered_and_ended(nursery: Nursery, tmp_path: Path) 
         story = ask.json("story", shard)["rows"]
         assert {"leased", "stored"} <= {line["what"] for line in story}
         assert [line["at"] for line in story] == sorted(line["at"] for line in story)
+        assert {line["name"] for line in story if line["worker"] == "ann-0"} == {"local"}
+        assert ask("story", shard).startswith("since the broker started at 20")
         assert figures(port)["cfbus_workers"] == 1
         assert figures(port)["cfbus_loop_turns"] == 1
         assert figures(port + 1)["cfbus_captions"] > 0
@@ -84,8 +87,20 @@ def test_a_run_is_looked_at_steered_and_ended(nursery: Nursery, tmp_path: Path) 
         until("the leases are gone", lambda: not ask.json("leases"))
         ask("resume")
         watch.until("it is leased again", lambda s: s.leased > 0)
+
+        assert ask.json("drain", "ann-0")["draining"] == 1
+        watch.until("nothing is leased", lambda s: s.leased == 0 and s.workers == 0)
+        assert [each["state"] for each in ask.json("workers")] == ["draining"]
+        assert "no-workers" in ask("health", ends=75)
+        assert ask.json("undrain")["workers"] == "ann-0"
+        watch.until("it takes work again", lambda s: s.leased > 0 and s.workers == 1)
+        assert "No worker drains" in ask("undrain", ends=2)
         assert ask.json("shutdown", "--when-done")["ends"] == "when all is captioned and sealed"
         broker.ends(0, 120)
+    said = f"{broker.said}\n{writer.said}\n{gpu.said}"
+    seen = set(re.findall(r"(?m)^\d{4}-\S+Z (?:info|warning|error) +(?:broker|writer|gpu) (\S+)", said))
+    assert {"admin.call", "lease.granted", "item.failed", "segment.sealed"} <= seen
+    assert seen <= set(re.findall(r"(?m)^\| `([^`]+)`", Path("docs/events.md").read_text()))
     log = [(line["verb"], line["outcome"].partition(":")[0]) for line in ask.json("--offline", "audit")]
     assert ("reset", "refused") in log
     assert ("reset", "done") in log

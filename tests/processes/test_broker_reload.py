@@ -90,9 +90,10 @@ def test_a_change_is_shown_taken_and_answered(nursery: Nursery, tmp_path: Path) 
     assert "Nothing differs." in said
     assert re.search(r"(?m)^worker +ann-0$", said)
     assert re.search(r"(?m)^answer +applied$", said)
+    bus.config.write_text(bus.config.read_text().replace("    #leases: 8192\n", "    leases: 1\n"))
     edit(bus, "chunk_size", 30)
     broker.signal(signal.SIGHUP)
-    broker.says("broker.reloaded changed=")
+    broker.says('broker.reloaded changed=["broker.chunk_size", "broker.limits.leases"]')
     gpu.says("generation=3")
     for daemon in (gpu, writer, broker):
         daemon.signal(signal.SIGTERM)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from processes.support import Command, Nursery, Terminals, until
+from processes.tmux import Tmux
 
 SCRIPTED = (
     "dataset.source=scripted",
@@ -20,55 +18,6 @@ SCRIPTED = (
     "captions.engine=scripted",
     "captions.scripted.rate=300",
 )
-
-
-class Tmux:
-    """A terminal of its own, with a shell in it."""
-
-    def __init__(self, folder: Path, width: int = 100, height: int = 30) -> None:
-        self._socket = str(folder / "tmux.sock")
-        self._run("-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height), "sh")
-
-    def _run(self, *arguments: str) -> str:
-        command = ["tmux", "-S", self._socket, *arguments]
-        env = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm-256color", "PS1": "$ "}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=30)
-        return done.stdout
-
-    def type(self, text: str) -> None:
-        self._run("send-keys", "-l", text)
-
-    def press(self, *keys: str) -> None:
-        self._run("send-keys", *keys)
-
-    def screen(self) -> str:
-        return self._run("capture-pane", "-p")
-
-    def resize(self, width: int, height: int) -> None:
-        self._run("resize-window", "-x", str(width), "-y", str(height))
-
-    def shows(self, words: str) -> str:
-        seen = ""
-
-        def look() -> str:
-            nonlocal seen
-            seen = self.screen()
-            return seen if words in seen else ""
-
-        return until(lambda: f"{words!r} on the screen:\n{seen}", look)
-
-    def close(self) -> None:
-        self._run("kill-server")
-
-
-@pytest.fixture
-def tmux(tmp_path: Path) -> Iterator[Tmux]:
-    if shutil.which("tmux") is None:
-        assert os.environ.get("CI") != "true", "tmux is missing (Debian: apt install tmux)"
-        pytest.skip("tmux is not here")
-    terminal = Tmux(tmp_path)
-    yield terminal
-    terminal.close()
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ from collections import Counter
 
 LINK_MESSAGES = (
     "HELLO", "WELCOME", "CONFIG", "APPLIED", "HEARTBEAT", "LEASE", "GRANT", "WAIT", "RENEW", "RENEWED", "RESULT",
-    "COMMIT", "SINCE", "STATE", "ACK", "RESEND", "FAILED", "RELEASE", "INDEX", "LISTED", "TASK", "DONE", "DRAIN", "BYE",
+    "COMMIT", "SINCE", "STATE", "ACK", "RESEND", "FAILED", "RELEASE", "INDEX", "LISTED", "TASK", "DONE", "DRAIN",
+    "UNDRAIN", "BYE",
 )  # fmt: skip
-RARE = ("DRAIN", "BYE")
+RARE = ("DRAIN", "UNDRAIN", "BYE")
 """Messages of which a few hundred seeds send too few to have each lost, doubled and late."""
 EVENTS = (
     "ack: stored", "ack: duplicate", "ack: refused", "backup granted", "late result of an ended lease", "lease expired",
@@ -19,6 +20,7 @@ EVENTS = (
     "crash: writer with staged results", "crash: writer between commit and COMMIT", "writer stalled with leases out",
     "link broken: worker", "link broken: writer", "cut up: worker", "cut down: worker", "cut up: writer",
     "cut down: writer", "drain", "drain: at once", "left drained", "left in a hurry", "changed nothing: FAILED",
+    "drained by an admin", "undrained by an admin",
     "changed nothing: RELEASE", "forged: slots", "forged: rows", "forged: utf8", "forged: outside", "forged: foreign",
     "forged: unknown", "forged: origin", "forged: crc", "forged: change", "state of several pages",
     "reload: prompts", "reload: sizes", "reload: slot", "reload: same", "reload: gone", "reload: refused",

@@ -12,6 +12,7 @@ from cfbus.bus import messages as m
 from cfbus.bus.columns import build
 from cfbus.bus.wire import checksum, encode_table
 from cfbus.core.effects import LeaseRow
+from cfbus.core.verbs_leases import drain, undrain
 from cfbus.core.worker import Worker
 from cfbus.core.writer import Writer
 
@@ -26,6 +27,7 @@ class Faults:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._draining = False
 
     def begin(self) -> None:
         """Plan the first of each kind."""
@@ -36,6 +38,7 @@ class Faults:
             (plan.crashes, self._crash_something),
             (plan.stalls, self._stall_the_writer),
             (plan.drains, self._drain_a_worker),
+            (plan.drains / 4, self._drain_all),
             (plan.disk_full, self._fill_disk),
             (plan.drains / 2 if plan.feeders else 0.0, self._world.feeders.drain_one),
             (1.0 if plan.hostile else 0.0, self._forge),
@@ -117,6 +120,27 @@ class Faults:
             world.later(0.5, look)
 
         look()
+
+    def _drain_all(self) -> None:
+        """An admin has the workers drain, and says some time later that they should work again, until they do."""
+        world = self._world
+        if world.broker is None or self._draining:
+            return
+        told = drain(world.broker, {}, world.now)
+        world.seen["drained by an admin"] += not told.problem
+        world.broker_effects(list(told.effects))
+        self._draining = True
+
+        def go_on() -> None:
+            if world.broker is not None:
+                told = undrain(world.broker, {}, world.now)
+                world.seen["undrained by an admin"] += not told.problem
+                world.broker_effects(list(told.effects))
+            self._draining = any(isinstance(node.core, Worker) and node.core.draining for node in world.workers)
+            if self._draining:
+                world.later(2.0, go_on)
+
+        world.later(world.rng.uniform(0.5, 20.0), go_on)
 
     def _fill_disk(self) -> None:
         self._world.full_until = self._world.now + self._world.rng.uniform(0.5, 20.0)

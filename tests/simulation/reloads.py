@@ -71,7 +71,7 @@ class Reloads:
             world.seen["reload: refused"] += 1
             self.slots, self.chunk, self._prompt = before  # a person puts it back
             return
-        settings = Settings(spec, self.chunk, rules.lease_seconds, rules.max_attempts)
+        settings = Settings(spec, self.chunk, rules.lease_seconds, rules.max_attempts, rules.limits)
         effects = broker.configuring.change(settings, world.now)
         if self.spec() == rules.spec and self.chunk == rules.chunk_size:
             kind = "same"

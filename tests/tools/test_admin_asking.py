@@ -42,6 +42,8 @@ def test_tables_for_people_and_scripts() -> None:
         r"\u202ec",
         "leases returned: 2",
     ]
+    wide = as_text(Told((), ("name", "state"), (("\u6f22\u5b57", "active"), ("e\u0301", "pending"))))
+    assert wide.splitlines() == ["name  state", "\u6f22\u5b57  active", "e\u0301     pending"]
     said = json.loads(as_json(told))
     assert said["leases_returned"] == 2
     assert said["rows"][0] == {"name": "a\x1b[2Jb", "state": "active"}
