@@ -20,7 +20,7 @@ BATCH_SECONDS = float(os.environ.get("STUB_BATCH_SECONDS", "0"))
 DECODES = os.environ.get("STUB_DECODES", "1") == "1"
 _WORDS = (
     "amber", "brisk", "cedar", "delta", "ember", "fjord", "grove", "harbor", "island", "juniper", "kettle", "lantern",
-    "meadow", "nectar", "orchid", "pebble", "quartz", "river", "saffron", "timber", "umber", "violet", "willow", "yarrow",
+    "meadow", "nectar", "orchid", "pebble", "quartz", "river", "saffron", "timber", "umber", "violet", "willow",
 )  # fmt: skip
 _numbers = itertools.count()
 _dice = random.Random(os.getpid())

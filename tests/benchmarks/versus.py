@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from benchmarks.machine import machine
@@ -25,8 +26,8 @@ from benchmarks.running import BenchError
 from benchmarks.versus_captionflow import NAME as THEIRS
 from benchmarks.versus_captionflow import VERSION, CaptionFlow, environment, index, python_version
 from benchmarks.versus_cfbus import Cfbus
-from benchmarks.versus_figures import Case, Kill, Pace, Versus
-from benchmarks.versus_setup import Family, Generated, Setup
+from benchmarks.versus_figures import Case, Kill, Pace, Source, Versus
+from benchmarks.versus_setup import Family, Generated, Setup, Start
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,8 +42,11 @@ PATIENCE_SECONDS = 45.0
 waits before it tries again."""
 CHECKPOINT_SECONDS = 10
 """CaptionFlow's interval between flushes while processes are killed, instead of 60, so that less is at stake there."""
-KILLS = ("a worker, -9", "the server, -9", "both, -9", "all, SIGTERM")
-Make = Callable[[Case, Path, float], Setup]
+NOTHING, WORKER, SERVER, BOTH, TERM = "nothing", "a worker, -9", "the server, -9", "both, -9", "all, SIGTERM"
+KILLS: tuple[tuple[Source, str], ...] = (
+    *(("tars", what) for what in (NOTHING, WORKER, SERVER, BOTH, TERM)),
+    *(("folder", what) for what in (SERVER, TERM)),
+)  # fmt: skip
 
 
 def cases(*, quick: bool = False) -> list[Case]:
@@ -198,26 +202,24 @@ def _check(setup: Setup, case: Case, captions: int) -> None:
 # ---------------------------------------------------------------------- kills
 
 
-def kill(bench: Comparison, side: str, what: str) -> Kill:
+def kill(bench: Comparison, side: str, source: Source, what: str) -> Kill:
     """One run in which processes are ended in the middle and started again a second later, as a supervisor does."""
-    case = Case(source="tars", workers=2, prompts=1)
+    case = Case(source=source, workers=2, prompts=1)
     with bench.setup(side, case, BATCH_SECONDS, CHECKPOINT_SECONDS) as setup:
         family, generated = Family(setup), bench.generated()
         began = time.monotonic()
         try:
             _start(setup, family)
-            await_true(
-                f"{side} generates", lambda: generated.look() >= KILL_SHARE * case.images, RUN_SECONDS
-            )
+            await_true(f"{side} generates", lambda: generated.look() >= KILL_SHARE * case.images, RUN_SECONDS)
             victims = _victims(setup, what)
-            family.signal(victims, signal.SIGTERM if "SIGTERM" in what else signal.SIGKILL)
+            family.send(victims, signal.SIGTERM if "SIGTERM" in what else signal.SIGKILL)
             time.sleep(DOWN_SECONDS)
             family.start(victims)
             done = _settle(setup, family, generated, case.images)
             seconds = time.monotonic() - began
             hand, missing = "", None if done else case.images - setup.rows()
             if not done:
-                family.stop()
+                family.stop(signal.SIGINT)
                 hand = setup.mend()
                 _start(setup, family)
                 _settle(setup, family, generated, case.images)
@@ -233,9 +235,9 @@ def _start(setup: Setup, family: Family) -> None:
     family.start(setup.workers)
 
 
-def _victims(setup: Setup, what: str) -> dict[str, object]:
+def _victims(setup: Setup, what: str) -> dict[str, Start]:
     first = dict(list(setup.workers.items())[:1])
-    chosen = {KILLS[0]: first, KILLS[1]: setup.servers, KILLS[2]: {**setup.servers, **first}}
+    chosen = {NOTHING: {}, WORKER: first, SERVER: setup.servers, BOTH: {**setup.servers, **first}}
     return dict(chosen.get(what, {**setup.servers, **setup.workers}))
 
 
@@ -261,8 +263,8 @@ def _outcome(
     rows = counts.total()
     left = case.images - len(counts)
     return Kill(
-        side=setup.side, what=what, images=case.images, generated=generated, rows=rows, doubled=rows - len(counts),
-        missing=left if missing is None else missing, again=max(0, generated - rows), seconds=seconds, hand=hand,
+        side=setup.side, what=what, source=case.source, images=case.images, generated=generated, rows=rows,
+        doubled=rows - len(counts), missing=left if missing is None else missing, again=max(0, generated - rows), seconds=seconds, hand=hand,
         missing_after_hand=left if hand else None,
     )  # fmt: skip
 
@@ -283,21 +285,28 @@ def measure(out: Path, work: Path, rounds: int, say: Callable[[str], None], *, q
     paces: list[Pace] = []
     kills: list[Kill] = []
     missed: list[str] = []
-    for number in range(1, rounds + 1):
+    for _ in range(rounds):
         for case in cases(quick=quick):
             for side in _sides(case):
-                _try(missed, say, lambda side=side, case=case: paces.append(pace(bench, side, case)))
-                if paces:
-                    newest = paces[-1]
-                    say(f"round {number}, {newest.side}, {case}: {newest.images_per_second:,.0f} images a second")
-    for what in KILLS if not quick else ():
+                _try(missed, say, partial(_pace, bench, side, case, paces, say))
+    for source, what in KILLS if not quick else ():
         for side in (Cfbus.side, THEIRS):
-            _try(missed, say, lambda side=side, what=what: kills.append(kill(bench, side, what)))
-            if kills:
-                say(f"{kills[-1]}")
+            _try(missed, say, partial(_kill, bench, side, source, what, kills, say))
     if not paces:
         raise BenchError(f"nothing was compared: {' '.join(missed)}")
     return report.model_copy(update={"python": bench.python, "paces": paces, "kills": kills, "not_run": missed})
+
+
+def _pace(bench: Comparison, side: str, case: Case, paces: list[Pace], say: Callable[[str], None]) -> None:
+    paces.append(pace(bench, side, case))
+    say(f"{side}, {case}: {paces[-1].images_per_second:,.0f} images a second")
+
+
+def _kill(
+    bench: Comparison, side: str, source: Source, what: str, kills: list[Kill], say: Callable[[str], None]
+) -> None:
+    kills.append(kill(bench, side, source, what))
+    say(f"{kills[-1]}")
 
 
 def _sides(case: Case) -> Sequence[str]:

@@ -77,13 +77,14 @@ def _works(python: str) -> str | None:
 
 def python_version(path: Path) -> str:
     """Of the Python in the environment."""
-    said = subprocess.run([path / "bin" / "python", "-V"], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([str(path / "bin" / "python"), "-V"], capture_output=True, text=True, check=True).stdout
     return said.split()[-1]
 
 
 def index(path: Path, tars: Path) -> None:
     """The index of each tar beside it, without which it reads none."""
-    command = [path / "bin" / "webshart", "extract-metadata", "--source", tars, "--destination", tars]
+    words = ["extract-metadata", "--source", str(tars), "--destination", str(tars)]
+    command = [str(path / "bin" / "webshart"), *words]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -92,7 +93,9 @@ class CaptionFlow:
 
     side = NAME
 
-    def __init__(self, path: Path, data: Path, folder: Path, case: Case, stub: Mapping[str, str], checkpoint: int = 60):
+    def __init__(
+        self, path: Path, data: Path, folder: Path, case: Case, stub: Mapping[str, str], checkpoint: int
+    ) -> None:
         self.folder = folder
         self._path = path
         self._port, images = free_port(), free_port()
@@ -136,10 +139,7 @@ class CaptionFlow:
         }  # fmt: skip
 
     def _certificate(self) -> list[str]:
-        command = [self._path / "bin" / "caption-flow", "generate-cert", "--self-signed", "--domain", "localhost",
-                   "--output-dir", self.folder / "certs"]  # fmt: skip
-        environ = {**os.environ, "CAPTIONFLOW_LOG_DIR": str(self.folder / "log-certs")}
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ)
+        self._call("caption-flow", "generate-cert", "--self-signed", "--domain", "localhost", "--output-dir", "certs")
         found = {each.name: each for each in (self.folder / "certs").rglob("*.pem")}
         key = next(each for name, each in found.items() if "key" in name)
         cert = found.get("fullchain.pem") or next(each for name, each in found.items() if "key" not in name)
@@ -152,8 +152,18 @@ class CaptionFlow:
         return Start(command, {**logs, **environ})
 
     def _read(self) -> subprocess.Popen[bytes]:
-        command = [self._path / "bin" / "python", captionflow_rows.__file__, "watch", self._captions, self._seen]
+        python, captions = str(self._path / "bin" / "python"), str(self._captions)
+        command = [python, captionflow_rows.__file__, "watch", captions, str(self._seen)]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+
+    def _call(self, program: str, *words: str) -> str:
+        """What a program of its environment says."""
+        environ = {**os.environ, "CAPTIONFLOW_LOG_DIR": str(self.folder / "log-calls")}
+        command = [str(self._path / "bin" / program), *words]
+        done = subprocess.run(command, cwd=self.folder, env=environ, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BenchError(f"{program} {words[0]} of {NAME} failed: {done.stderr[-500:]}")
+        return done.stdout
 
     def ready(self) -> bool:
         return listens(self._port)
@@ -173,8 +183,7 @@ class CaptionFlow:
         return int(lines[-1].split()[1]) if lines else 0
 
     def keys(self) -> list[str]:
-        command = [self._path / "bin" / "python", captionflow_rows.__file__, "keys", self._captions]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        said = self._call("python", captionflow_rows.__file__, "keys", str(self._captions))
         found: list[str] = json.loads(said.splitlines()[-1])
         return found
 
@@ -182,12 +191,7 @@ class CaptionFlow:
         return sum(each.stat().st_size for each in self._captions.rglob("*") if each.is_file())
 
     def mend(self) -> str:
-        command = [self._path / "bin" / "caption-flow", "scan-chunks", "--data-dir", "data", "--checkpoint-dir",
-                   "checkpoints", "--fix"]  # fmt: skip
-        environ = {**os.environ, "CAPTIONFLOW_LOG_DIR": str(self.folder / "log-mend")}
-        subprocess.run(
-            command, check=False, cwd=self.folder, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        self._call("caption-flow", "scan-chunks", "--data-dir", "data", "--checkpoint-dir", "checkpoints", "--fix")
         return "stopped all, `scan-chunks --fix`, started all"
 
     def close(self) -> None:

@@ -51,6 +51,7 @@ class Kill(Figures):
 
     side: str
     what: str
+    source: Source
     images: int
     generated: int
     rows: int

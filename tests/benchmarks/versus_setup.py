@@ -32,10 +32,21 @@ class Start:
 class Setup(Protocol):
     """One side, ready to caption one case in a folder of its own."""
 
-    side: str
-    servers: Mapping[str, Start]
-    workers: Mapping[str, Start]
-    folder: Path
+    @property
+    def side(self) -> str:
+        """Its name."""
+
+    @property
+    def servers(self) -> Mapping[str, Start]:
+        """By role, in the order in which they are started."""
+
+    @property
+    def workers(self) -> Mapping[str, Start]:
+        """The same."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
 
     def ready(self) -> bool:
         """The servers take workers."""
@@ -79,7 +90,7 @@ class Family:
                     stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
                 )  # fmt: skip
 
-    def signal(self, roles: Mapping[str, Start], number: signal.Signals) -> None:
+    def send(self, roles: Mapping[str, Start], number: signal.Signals) -> None:
         """Send it to all of these, then wait until they have ended; who does not in time is killed."""
         for role in roles:
             self._running[role].send_signal(number)
@@ -97,15 +108,15 @@ class Family:
         """The roles whose processes have ended by themselves."""
         return [role for role, process in self._running.items() if process.poll() is not None]
 
-    def stop(self) -> None:
-        """SIGTERM to workers, then to servers."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End workers, then servers."""
         for role in reversed(list(self._running)):
-            self.signal({role: self._starts[role]}, signal.SIGTERM)
+            self.send({role: self._starts[role]}, number)
 
     def kill(self) -> None:
         """End all at once."""
         for role in list(self._running):
-            self.signal({role: self._starts[role]}, signal.SIGKILL)
+            self.send({role: self._starts[role]}, signal.SIGKILL)
 
     def look(self) -> dict[str, float]:
         """Seconds of the processor by kind of role so far, of each process with its children; remembers peaks."""
