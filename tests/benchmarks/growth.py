@@ -20,6 +20,7 @@ from benchmarks.machine import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_COSTS = ("CPU µs a caption, all", "broker", "writer", "a worker", "captions a second, durable")
+RUN_ITEMS, RUN_BYTES = 200_000, 200_000_000
 SHARD_ITEMS = 10_000
 CORE_SHARD_ITEMS = 100_000
 LEASES = 500
@@ -60,7 +61,7 @@ def workers(work: Path, rounds: int) -> Growth:
     """One to eight, on however many cores there are."""
 
     def measure(count: int) -> list[float]:
-        return _costs(_fresh(work, lambda out: running.run(60_000, count, out)))
+        return _costs(_fresh(work, lambda out: running.run(RUN_ITEMS, count, out)))
 
     return _runs("workers", "workers", (1, 2, 4, 8), rounds, measure)
 
@@ -69,7 +70,7 @@ def characters(work: Path, rounds: int) -> Growth:
     """Captions of 100 to 8,000, about as many bytes in each run."""
 
     def measure(chars: int) -> list[float]:
-        items = min(60_000, 60_000_000 // chars)
+        items = min(RUN_ITEMS, RUN_BYTES // chars)
         return _costs(_fresh(work, lambda out: running.run(items, 1, out, chars=chars)))
 
     return _runs("characters", "characters a caption", (100, 400, 1600, 8000), rounds, measure)
@@ -80,7 +81,7 @@ def slots(work: Path, rounds: int) -> Growth:
 
     def measure(count: int) -> list[float]:
         names = [f"slot_{n}" for n in range(count)]
-        return _costs(_fresh(work, lambda out: running.run(64_000 // count, 1, out, slots=names)), count)
+        return _costs(_fresh(work, lambda out: running.run(RUN_ITEMS // count, 1, out, slots=names)), count)
 
     return _runs("slots", "slots", (1, 4, 16), rounds, measure)
 

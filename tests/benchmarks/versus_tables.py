@@ -55,6 +55,7 @@ def _rows(paces: Sequence[Pace], standard: int) -> list[list[str]]:
                 cell(found, lambda pace: pace.first_row_seconds, ".1f"),
                 cell(found, lambda pace: pace.last_to_disk_seconds, ".2f"),
                 cell(found, lambda pace: pace.bytes_per_caption, ",.0f"),
+                cell(found, lambda pace: pace.cores_of_others, ".2f"),
             ]
         )
     return rows
@@ -110,7 +111,7 @@ def whole(report: Versus) -> str:
         head = [
             "", "images a second", "in the first half", "captions a second", "CPU ms an image", "peak MiB",
             "s to the first caption generated", "s to the first on the disk", "s from the last generated to all there",
-            "bytes a caption",
+            "bytes a caption", "cores that others used",
         ]  # fmt: skip
         told = (
             f"{standard:,} JPEGs of 64 x 64, {report.caption_chars} characters a caption; the median (least to most)."
