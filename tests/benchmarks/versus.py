@@ -221,7 +221,7 @@ def kill(bench: Comparison, side: str, source: Source, what: str) -> Kill:
             seconds = time.monotonic() - began
             hand, missing = "", None if done else case.images - setup.rows()
             if not done:
-                family.stop(signal.SIGINT)
+                family.stop()
                 hand = setup.mend()
                 _start(setup, family)
                 _settle(setup, family, generated, case.images)

@@ -108,10 +108,10 @@ class Family:
         """The roles whose processes have ended by themselves."""
         return [role for role, process in self._running.items() if process.poll() is not None]
 
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End workers, then servers."""
+    def stop(self) -> None:
+        """SIGTERM to workers, then to servers."""
         for role in reversed(list(self._running)):
-            self.send({role: self._starts[role]}, number)
+            self.send({role: self._starts[role]}, signal.SIGTERM)
 
     def kill(self) -> None:
         """End all at once."""
