@@ -10,7 +10,6 @@ from benchmarks.figures import Growth, Growths
 from benchmarks.layout import on_machine, table
 
 _BARS = "▁▂▃▄▅▆▇█"
-MARGIN = 0.15
 
 
 def exponent(xs: Sequence[float], ys: Sequence[float]) -> float | None:
@@ -37,7 +36,8 @@ def number(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
-def _curve(curve: Growth) -> str:
+def curve_table(curve: Growth) -> str:
+    """The costs, then the exponent and the form of each."""
     columns = list(zip(*curve.rows, strict=True))
     head = [curve.grows, *curve.costs]
     rows = [[f"{row[0]:,.0f}", *map(number, row[1:])] for row in curve.rows]
@@ -54,5 +54,5 @@ def whole(report: Growths) -> str:
     )
     parts = [f"{report.when}, {on_machine(report.machine)}; the load of the machine was {report.load:.1f}.", told]
     for curve in report.curves:
-        parts += [f"**{curve.name[0].upper()}{curve.name[1:]}**", _curve(curve)]
+        parts += [f"**{curve.name[0].upper()}{curve.name[1:]}**", curve_table(curve)]
     return "\n\n".join(parts)

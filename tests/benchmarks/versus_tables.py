@@ -82,7 +82,7 @@ def _kills(kills: Sequence[Kill]) -> list[str]:
     head = ["killed and started again", "", "lost (generated, in no row)", "doubled", "never done", "a hand", "s"]
     rows = [
         [f"{kill.what}, {kill.source}", kill.side, f"{kill.again:,}", f"{kill.doubled:,}", f"{kill.missing:,}",
-         _hand(kill), f"{kill.seconds:.0f}"]
+         hand(kill), f"{kill.seconds:.0f}"]
         for kill in kills
     ]  # fmt: skip
     return [
@@ -91,11 +91,12 @@ def _kills(kills: Sequence[Kill]) -> list[str]:
     ]
 
 
-def _hand(kill: Kill) -> str:
+def hand(kill: Kill) -> str:
+    """Whether a person had to do something, and what then was."""
     if not kill.missing:
         return "none"
     if not kill.hand:
-        return "there is nothing to do"
+        return "nothing helps"
     return f"{kill.hand}; then {kill.missing_after_hand:,} never done"
 
 
