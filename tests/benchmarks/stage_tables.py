@@ -78,12 +78,12 @@ def parts(report: Report) -> list[str]:
 def _sentence(report: Report, runs: Sequence[Run], ranked: Sequence[Bound]) -> str:
     first = ranked[0]
     total = median(sum(run.cpu_us.values()) for run in runs)
-    cores = median(sum(run.cpu_us.values()) * run.durable / 1e6 for run in runs)
+    cores = median(sum(run.cpu_us.values()) * run.sealed / 1e6 for run in runs)
     picture = median(stage.cpu_us for stage in report.stages if stage.name == "decoding")
     workers = runs[0].workers
     return (
-        f"**What bounds the pipeline is {first.name}.** With {workers} workers, while captions become durable, all"
-        f" processes keep {cores:.1f} of {report.machine.cores} cores busy; of the {total:.1f} µs of the processor"
+        f"**What bounds the pipeline is {first.name}.** With {workers} workers, from the first lease until all is"
+        f" sealed, all processes keep {cores:.1f} of {report.machine.cores} cores busy; of the {total:.1f} µs of the processor"
         f" that a caption takes, {first.used:.1f} are spent by {first.name}: {first.times:.1f} times what its own limit"
         f" takes ({first.least:.1f} µs). To decode one picture takes as long as {picture / total:,.0f} captions on"
         " their whole way, so with real pictures workers' decoding comes first."
