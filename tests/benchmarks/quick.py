@@ -4,7 +4,7 @@
 
 A few short runs, each followed by the limit and by the stages' own limits. What is compared with the stored ratios is
 never a time, only ratios of one run, which another machine or a busy one changes little. A drop by more than half
-fails. ``--store`` puts today's ratios in place of the stored ones.
+that is seen twice fails. ``--store`` puts today's ratios in place of the stored ones.
 """
 
 from __future__ import annotations
@@ -44,6 +44,16 @@ def ratios(report: Report) -> dict[str, float]:
     return found
 
 
+def _measure() -> dict[str, float]:
+    with bench.working("quick") as work:
+        return ratios(bench.limits(ITEMS, ROUNDS, (1,), work, STAGE_ITEMS))
+
+
+def better(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """The best that was seen of each."""
+    return {name: max(ratio, other[name]) for name, ratio in one.items()}
+
+
 def dropped(now: dict[str, float], stored: dict[str, float]) -> list[str]:
     """A sentence for each ratio that has lost more than half, or that nobody measured."""
     if not stored or now.keys() != stored.keys():
@@ -67,12 +77,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--store", action="store_true", help="keep the ratios of this run")
     flags = parser.parse_args(arguments)
     sys.stdout.write(f"{ROUNDS} short rounds, a minute. The load is now {os.getloadavg()[0]:.1f}.\n")
-    with bench.working("quick") as work:
-        now = ratios(bench.limits(ITEMS, ROUNDS, (1,), work, STAGE_ITEMS))
+    now = _measure()
     stored = json.loads(STORED.read_text("utf-8")) if STORED.exists() else {}
     if flags.store:
         stored = {name: round(ratio, 4) for name, ratio in now.items()}
         STORED.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
+    if dropped(now, stored):
+        sys.stdout.write(f"{shown(now, stored)}\nOnce more, for what others do on this machine can look like a loss.\n")
+        now = better(now, _measure())
     sys.stdout.write(f"{shown(now, stored)}\n")
     problems = dropped(now, stored)
     for problem in problems:

@@ -18,6 +18,13 @@ def test_a_ratio_that_lost_more_than_half_is_named_with_both_values() -> None:
     assert problem == "durable: 19.0%, and 40.0% is stored"
 
 
+def test_of_two_measurements_the_better_counts() -> None:
+    assert quick.better({"durable": 0.19, "sealed": 0.3}, {"durable": 0.4, "sealed": 0.2}) == {
+        "durable": 0.4,
+        "sealed": 0.3,
+    }
+
+
 @pytest.mark.parametrize("stored", [{}, {"sealed": 0.3}, {"durable": 0.4, "sealed": 0.3}])
 def test_ratios_that_were_not_measured_or_not_stored_are_an_error(stored: dict[str, float]) -> None:
     with pytest.raises(BenchError, match="--store"):
