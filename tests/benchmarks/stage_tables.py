@@ -85,6 +85,6 @@ def _sentence(report: Report, runs: Sequence[Run], ranked: Sequence[Bound]) -> s
         f"**What bounds the pipeline is {first.name}.** With {workers} workers, from the first lease until all is"
         f" sealed, all processes keep {cores:.1f} of {report.machine.cores} cores busy; of the {total:.1f} µs of the"
         f" processor that a caption takes, {first.used:.1f} are spent by {first.name}: {first.times:.1f} times what its"
-        f" own limit takes ({first.least:.1f} µs). To decode one picture takes as long as {picture / total:,.0f} captions"
-        " on their whole way, so with real pictures workers' decoding comes first."
+        f" own limit takes ({first.least:.1f} µs). To decode one picture takes as long as"
+        f" {picture / total:,.0f} captions on their whole way, so with real pictures workers' decoding comes first."
     )
