@@ -21,7 +21,8 @@ def exponent(xs: Sequence[float], ys: Sequence[float]) -> float | None:
 
 def form(ys: Sequence[float]) -> str:
     """A bar for each value, the height by its logarithm; level when all are within a fifth of each other."""
-    known = [math.log(max(y, 1e-12)) for y in ys]
+    least = min((y for y in ys if y > 0), default=1.0)
+    known = [math.log(max(y, least)) for y in ys]
     low, high = min(known), max(known)
     span = max(high - low, math.log(1.2))
     return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1))] for value in known)
@@ -41,16 +42,21 @@ def curve_table(curve: Growth) -> str:
     columns = list(zip(*curve.rows, strict=True))
     head = [curve.grows, *curve.costs]
     rows = [[f"{row[0]:,.0f}", *map(number, row[1:])] for row in curve.rows]
-    slopes = [exponent(columns[0], ys) for ys in columns[1:]]
-    powers = ["*exponent*", *("" if slope is None else f"{slope:.2f}" for slope in slopes)]
-    return table([head, *rows, powers, ["*form*", *map(form, columns[1:])]])
+    powers = ["*exponent*", *(_shown(exponent(columns[0], ys)) for ys in columns[1:])]
+    last = ["*at the end*", *(_shown(exponent(columns[0][-2:], ys[-2:])) for ys in columns[1:])]
+    return table([head, *rows, powers, last, ["*form*", *map(form, columns[1:])]])
+
+
+def _shown(slope: float | None) -> str:
+    return "" if slope is None else f"{slope:.2f}"
 
 
 def whole(report: Growths) -> str:
     """All curves, and where they were measured."""
     told = (
         "The exponent is the slope of the line through the logarithms: 0 where a cost stays as it is, 1 where it grows"
-        " as its cause does. The bars show the same values, the height by the logarithm."
+        " as its cause does; at the end, between the last two rows, a fixed cost hides it least. The bars show the same"
+        " values, the height by the logarithm."
     )
     parts = [f"{report.when}, {on_machine(report.machine)}; the load of the machine was {report.load:.1f}.", told]
     for curve in report.curves:

@@ -31,12 +31,14 @@ def test_numbers_have_three_digits_that_count(value: float, shown: str) -> None:
 
 
 def test_a_curve_is_a_table_with_exponents_and_forms() -> None:
-    curve = Growth(name="files", grows="images", costs=("s",), rows=((1000, 0.1), (10_000, 1.0)))
+    curve = Growth(name="files", grows="images", costs=("s",), rows=((100, 0.1), (1000, 0.1), (10_000, 1.0)))
     assert growth_tables.curve_table(curve).splitlines() == [
-        "| images     | s     |",
-        "|------------|-------|",
-        "| 1,000      | 0.100 |",
-        "| 10,000     | 1.00  |",
-        "| *exponent* | 1.00  |",
-        "| *form*     | ▁█    |",
+        "| images       | s     |",
+        "|--------------|-------|",
+        "| 100          | 0.100 |",
+        "| 1,000        | 0.100 |",
+        "| 10,000       | 1.00  |",
+        "| *exponent*   | 0.50  |",
+        "| *at the end* | 1.00  |",
+        "| *form*       | ▁▁█   |",
     ]
