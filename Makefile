@@ -13,6 +13,8 @@ VENV_VLLM := .venv-vllm$(if $(VLLM_CPU),-$(VLLM_CPU))
 RUN_VLLM := $(VENV_VLLM)/bin/python
 SEEDS ?= 10000
 PYTEST_ARGS ?=
+PARTS ?=
+BENCH_ARGS ?=
 
 # Without PYTHON=..., the first of these that fits is taken.
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
@@ -22,7 +24,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 VLLM_WANTED = $(or $(VLLM),$(CI),$(wildcard $(VENV_VLLM)/.made))
 TEST = $(RUN) -m pytest -q $(PYTEST_ARGS)
 # What waits more than it works, as chaos does, goes on side by side.
-PARTS := simulation crash processes abuse chaos
+TEST_PARTS := simulation crash processes abuse chaos
 TEST_VLLM = $(RUN_VLLM) -m pytest -q -n 2 --dist loadfile -o filterwarnings=default -o timeout=600 -k vllm \
 	$(PYTEST_ARGS) tests/vllm_real tests/engines/test_contract.py
 
@@ -57,8 +59,8 @@ test: $(VENV)/.dev  ## all tests, with the minutes of each part; VLLM=1: with th
 	  took=$$(( $$(date +%s) - began )); \
 	  report="$$report$$(printf '%-12s %3d.%d min  %s' "$$name" $$((took / 60)) $$((took % 60 / 6)) $$verdict)|"; \
 	}; \
-	part unit $(TEST) -n 2 tests $(addprefix --ignore=tests/,$(PARTS) vllm_real); \
-	for name in $(PARTS); do \
+	part unit $(TEST) -n 2 tests $(addprefix --ignore=tests/,$(TEST_PARTS) vllm_real); \
+	for name in $(TEST_PARTS); do \
 	  jobs=2; if [ $$name = chaos ]; then jobs=6; fi; \
 	  part $$name $(TEST) -n $$jobs tests/$$name; \
 	done; \
@@ -88,8 +90,12 @@ chaos: $(VENV)/.dev  ## real processes killed at every system call, then a storm
 	@$(RUN) tests/chaos/run.py $(if $(SEED),--seed $(SEED)) --kills $(or $(KILLS),1000)
 
 .PHONY: bench
-bench: $(VENV)/.dev  ## captions per second, and how near that is to the limit
-	@$(RUN) tests/benchmarks/bench.py
+bench: $(VENV)/.dev  ## against the limit, CaptionFlow, and how cost grows; PARTS="limit captionflow growth large" BENCH_ARGS=--write-docs
+	@$(RUN) tests/benchmarks/bench.py $(if $(PARTS),--parts $(PARTS)) $(BENCH_ARGS)
+
+.PHONY: bench-quick
+bench-quick: $(VENV)/.dev  ## two minutes: whether cfbus is still as near to the limit as it was; BENCH_ARGS=--store keeps the ratios
+	@$(RUN) tests/benchmarks/quick.py $(BENCH_ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.dev  ## write the generated parts of docs/ again

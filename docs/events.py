@@ -34,7 +34,8 @@ NAMED: Mapping[str, Sequence[str]] = {
 LOGGERS = ("log", "_log", "get_logger()")
 DAEMONS: Mapping[str, str] = {
     "daemons/broker.py": "broker", "daemons/guard.py": "broker", "daemons/reconfiguring.py": "broker",
-    "daemons/registrar.py": "broker", "daemons/writer.py": "writer", "daemons/feeder.py": "feeder",
+    "daemons/registrar.py": "broker", "daemons/writer.py": "writer", "daemons/amender.py": "writer",
+    "daemons/scanning.py": "writer", "daemons/feeder.py": "feeder",
     "daemons/gpu.py": "gpu", "daemons/gpu_reading.py": "gpu", "daemons/reloading.py": "gpu",
     "daemons/key_age.py": "all but the broker",
     "daemons/": "all",

@@ -1,7 +1,9 @@
-"""`make bench`: how many captions a second become durable, at what cost, and how near that is to the limit.
+"""`make bench`: what is measured of cfbus on this machine, part by part, and what the documentation says of it.
 
-No test: nothing is asserted about time. Every run is a real `cfbus run` of real daemons, with CURVE, fsync and parquet
-on; see docs/performance.md for what each figure means. Writes its figures as JSON into bench-out/.
+    python tests/benchmarks/bench.py [--parts limit captionflow growth large] [--write-docs]
+
+No test: nothing is asserted about time. Each part runs what it compares in turns, writes its figures as JSON into
+bench-out/, and makes its tables in docs/performance.md of nothing else. See there for what each figure means.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,81 +24,101 @@ if __name__ == "__main__":
     # What is measured is the tree that this file lies in, whatever else is installed.
     sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
 
-from benchmarks import cores, installed, listing, running, scale, tables  # noqa: E402
-from benchmarks.figures import Billion, Extras, Limit, Memory, Report, Run  # noqa: E402
+from benchmarks import (  # noqa: E402
+    cores,
+    growth,
+    growth_tables,
+    installed,
+    layout,
+    listing,
+    running,
+    scale,
+    stages,
+    tables,
+    versus,
+    versus_tables,
+)
+from benchmarks.figures import (  # noqa: E402
+    Billion,
+    Extras,
+    Figures,
+    Growths,
+    Large,
+    Limit,
+    Memory,
+    Report,
+    Run,
+    Stage,
+)
 from benchmarks.machine import machine  # noqa: E402
+from benchmarks.versus_figures import Versus  # noqa: E402
 
-ITEMS, QUICK_ITEMS = 400_000, 40_000
+ITEMS, STAGE_ITEMS = 400_000, 200_000
 ROUNDS = 3
+WORKERS = (1, 2)
 PAGE = ROOT / "docs" / "performance.md"
-START_AND_STOP_SECONDS = 7
-GUESSED_RATE = 40_000
-EXTRA_SECONDS = 260
+OUT = ROOT / "bench-out"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the harness: how it is measured, shown, and where in the page that stands."""
+
+    measure: Callable[[argparse.Namespace, Path], Figures]
+    load: Callable[[str], Figures]
+    show: Callable[[Figures], str]
+    minutes: float
 
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the flags say."""
     flags = _flags(arguments)
-    if flags.tables_of:
-        report = Report.model_validate_json(flags.tables_of.read_text(encoding="utf-8"))
-    else:
-        items = flags.items or (QUICK_ITEMS if flags.quick else ITEMS)
-        rounds = flags.rounds or (1 if flags.quick else ROUNDS)
-        report = _measure(items, rounds, sorted(set(flags.workers)), extras=flags.all)
-    sys.stdout.write(f"\n{tables.whole(report)}\n")
-    if flags.write_docs:
-        tables.write_docs(report, PAGE)
-        sys.stdout.write(f"\nWritten to {PAGE.relative_to(ROOT)}.\n")
+    if not flags.tables_of:
+        minutes = sum(PARTS[name].minutes for name in flags.parts)
+        _say(f"{', '.join(flags.parts)}: about {minutes:.0f} minutes. The load is now {os.getloadavg()[0]:.1f}.")
+    for name in flags.parts:
+        part = PARTS[name]
+        report = part.load(flags.tables_of.read_text("utf-8")) if flags.tables_of else _measured(name, flags)
+        text = part.show(report)
+        _say(f"\n{text}\n")
+        if flags.write_docs:
+            layout.put(PAGE, f"<!-- {name}: begin -->", f"<!-- {name}: end -->", text)
+            _say(f"Written to {PAGE.relative_to(ROOT)}.")
     return 0
 
 
 def _flags(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench.py", description="Measure durable captions per second.")
-    parser.add_argument("--items", type=int, help=f"captions in a run ({ITEMS})")
-    parser.add_argument("--rounds", type=int, help=f"rounds ({ROUNDS}); in each, every kind of run once")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="how many workers (1 2)")
-    parser.add_argument(
-        "--quick", action="store_true", help=f"one round of {QUICK_ITEMS} captions, to see that it works"
-    )
-    parser.add_argument("--all", action="store_true", help="also the broker's core, large datasets, listings, sizes")
+    parser = argparse.ArgumentParser(prog="bench.py", description="Measure cfbus on this machine.")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="all by default")
+    parser.add_argument("--items", type=int, default=ITEMS, help=f"captions in a run of the part limit ({ITEMS})")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of what is repeated ({ROUNDS})")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/performance.md")
-    parser.add_argument("--tables-of", type=Path, metavar="JSON", help="measure nothing, take an earlier run's figures")
-    return parser.parse_args(arguments)
+    parser.add_argument("--tables-of", type=Path, metavar="JSON", help="measure nothing, take a part's figures")
+    flags = parser.parse_args(arguments)
+    if flags.tables_of and len(flags.parts) != 1:
+        parser.error("--tables-of is about one part: say which one with --parts")
+    return flags
 
 
-def _measure(items: int, rounds: int, workers: Sequence[int], *, extras: bool) -> Report:
-    seconds = 2 * rounds * len(workers) * (START_AND_STOP_SECONDS + items / GUESSED_RATE)
-    minutes = (seconds + EXTRA_SECONDS * extras) / 60
-    sys.stdout.write(
-        f"{rounds} rounds of {items:,} captions each with {' and '.join(map(str, workers))} workers and as the limit: "
-        f"about {minutes:.0f} minutes if nothing else is going on here. The load is now {os.getloadavg()[0]:.1f}.\n"
-    )
+def _measured(name: str, flags: argparse.Namespace) -> Figures:
     now = datetime.now(UTC)
-    out = ROOT / "bench-out"
-    work = out / f"work-{os.getpid()}"
-    work.mkdir(parents=True)
-    runs: list[Run] = []
-    limits: list[Limit] = []
-    try:
-        for number in range(1, rounds + 1):
-            for count in workers:
-                runs.append(running.run(items, count, work / "run"))
-                limits.append(_limit(items, work / "limit"))
-                rates = f"{runs[-1].durable:,.0f} durable a second, the limit {limits[-1].rate:,.0f}"
-                _say(f"round {number}, {count} worker{'s' if count > 1 else ''}: {rates}")
-                _same(work / "run", work / "limit")
-                shutil.rmtree(work)
-                work.mkdir()
-        report = Report(
-            when=now.strftime("%Y-%m-%d %H:%M UTC"), items=items, machine=machine(ROOT, out), runs=runs, limits=limits,
-            extras=_extras(work) if extras else None,
-        )  # fmt: skip
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    path = out / f"{now.strftime('%Y%m%d-%H%M%S')}.json"
+    with working(name) as work:
+        report = PARTS[name].measure(flags, work)
+    path = OUT / f"{now:%Y%m%d-%H%M%S}-{name}.json"
     path.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
     _say(f"figures: {path.relative_to(ROOT)}")
     return report
+
+
+@contextmanager
+def working(name: str) -> Iterator[Path]:
+    """A folder that is gone afterwards."""
+    work = OUT / f"work-{name}-{os.getpid()}"
+    work.mkdir(parents=True)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _say(line: str) -> None:
@@ -102,15 +126,46 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _child(module: str, *arguments: str | Path) -> str:
+def child(module: str, *arguments: object) -> str:
+    """What a module of these benchmarks prints in a process of its own."""
     environ = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
     return subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=True, text=True).stdout
 
 
+# ---------------------------------------------------------------------- against the limit
+
+
+def limits(items: int, rounds: int, workers: Sequence[int], work: Path, stage_items: int = STAGE_ITEMS) -> Report:
+    """Runs of the product, each followed by the limit, and in each round all stages by themselves."""
+    now, load = datetime.now(UTC), os.getloadavg()[1]
+    runs: list[Run] = []
+    found: list[Limit] = []
+    least: list[Stage] = []
+    for number in range(1, rounds + 1):
+        for count in workers:
+            runs.append(running.run(items, count, work / "run"))
+            found.append(_limit(items, work / "limit"))
+            rates = f"{runs[-1].durable:,.0f} durable a second, the limit {found[-1].rate:,.0f}"
+            _say(f"round {number}, {count} worker{'s' if count > 1 else ''}: {rates}")
+            _same(work / "run", work / "limit")
+            shutil.rmtree(work)
+            work.mkdir()
+        least += [_stage(name, stage_items, work / name) for name in stages.STAGES]
+    return Report(
+        when=f"{now:%Y-%m-%d %H:%M} UTC", items=items, machine=machine(ROOT, OUT), runs=runs, limits=found,
+        stages=least, load=load,
+    )  # fmt: skip
+
+
 def _limit(items: int, folder: Path) -> Limit:
     folder.mkdir()
-    return Limit.model_validate_json(_child("limit", str(items), folder))
+    return Limit.model_validate_json(child("limit", items, folder))
+
+
+def _stage(name: str, items: int, folder: Path) -> Stage:
+    folder.mkdir()
+    return Stage.model_validate_json(child("stages", name, items, folder))
 
 
 def _same(run: Path, limit: Path) -> None:
@@ -120,14 +175,59 @@ def _same(run: Path, limit: Path) -> None:
         raise running.BenchError(f"the limit's rows are not the product's: {problem}")
 
 
-def _extras(work: Path) -> Extras:
-    billion = [Billion.model_validate_json(_child("scale", *map(str, case))) for case in scale.CASES]
-    memory = [Memory.model_validate_json(_child("cores", *map(str, case))) for case in cores.MEMORY_CASES]
-    return Extras(
+# ---------------------------------------------------------------------- the parts
+
+
+def _part_limit(flags: argparse.Namespace, work: Path) -> Report:
+    return limits(flags.items, flags.rounds, WORKERS, work)
+
+
+def _part_captionflow(flags: argparse.Namespace, work: Path) -> Versus:
+    return versus.measure(OUT, work, flags.rounds, _say)
+
+
+def _part_growth(flags: argparse.Namespace, work: Path) -> Growths:
+    return growth.measure(work, OUT, child, flags.rounds, _say)
+
+
+def _part_large(flags: argparse.Namespace, work: Path) -> Large:
+    now = datetime.now(UTC)
+    billion = [Billion.model_validate_json(child("scale", *case)) for case in scale.CASES]
+    memory = [Memory.model_validate_json(child("cores", *case)) for case in cores.MEMORY_CASES]
+    extras = Extras(
         core=cores.measure_core(), memory=memory, catch_up=scale.measure_catch_up(work), billion=billion,
-        listings=listing.measure_all(work / "listing", _child), help_seconds=installed.help_seconds(),
+        listings=listing.measure_all(work / "listing", child), help_seconds=installed.help_seconds(),
         packages=installed.packages(),
     )  # fmt: skip
+    return Large(when=f"{now:%Y-%m-%d %H:%M} UTC", machine=machine(ROOT, OUT), extras=extras)
+
+
+def _show_limit(report: Figures) -> str:
+    assert isinstance(report, Report)
+    return tables.whole(report)
+
+
+def _show_captionflow(report: Figures) -> str:
+    assert isinstance(report, Versus)
+    return versus_tables.whole(report)
+
+
+def _show_growth(report: Figures) -> str:
+    assert isinstance(report, Growths)
+    return growth_tables.whole(report)
+
+
+def _show_large(report: Figures) -> str:
+    assert isinstance(report, Large)
+    return tables.large(report)
+
+
+PARTS = {
+    "limit": Part(_part_limit, Report.model_validate_json, _show_limit, 3),
+    "captionflow": Part(_part_captionflow, Versus.model_validate_json, _show_captionflow, 36),
+    "growth": Part(_part_growth, Growths.model_validate_json, _show_growth, 14),
+    "large": Part(_part_large, Large.model_validate_json, _show_large, 5),
+}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The broker's core alone: how many leases it grants, results it passes on and results it settles in a second of the
 processor, and what it takes to remember which items are done. No sockets, no encoding, one thread.
 
-Run as ``python -m benchmarks.cores ITEMS LENGTH`` it prints the memory for one case, which needs a process of its own.
+Run as ``python -m benchmarks.cores ITEMS LENGTH`` it prints the memory for one case, which needs a process of its own;
+as ``python -m benchmarks.cores rates LEASES SHARDS`` the rates with at least so many shards.
 """
 
 from __future__ import annotations
@@ -89,10 +90,10 @@ class Bus:
         self.say(self._writer, message)
 
 
-def measure_core(leases: int = 5000) -> Core:
+def measure_core(leases: int = 5000, shards: int = 0) -> Core:
     """Grant that many leases to a hundred workers, pass on all their results, settle them."""
     # More than is granted: towards the end of a pass chunks become smaller.
-    bus = Bus(-(-(leases + 2 * WORKERS) * CHUNK_ITEMS // SHARD_ITEMS) + 1)
+    bus = Bus(max(shards, -(-(leases + 2 * WORKERS) * CHUNK_ITEMS // SHARD_ITEMS) + 1))
     began = time.process_time()
     for number in range(leases):
         bus.grant(bus.workers[number % WORKERS])
@@ -173,4 +174,7 @@ def _resident() -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(measure_memory(int(sys.argv[1]), int(sys.argv[2])).model_dump_json())
+    if sys.argv[1] == "rates":
+        sys.stdout.write(measure_core(int(sys.argv[2]), int(sys.argv[3])).model_dump_json())
+    else:
+        sys.stdout.write(measure_memory(int(sys.argv[1]), int(sys.argv[2])).model_dump_json())

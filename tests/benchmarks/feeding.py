@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
 
-from benchmarks import tables  # noqa: E402
+from benchmarks import layout  # noqa: E402
 from benchmarks.machine import machine  # noqa: E402
 from benchmarks.steady import RATE, SteadyModel  # noqa: E402
 from engine_rig import LEASE, spec_of  # noqa: E402
@@ -166,7 +166,7 @@ def shown(found: dict[str, Measured]) -> str:
         f" Python {on.python}; {SECONDS:.0f} s each, one process that decodes; the load of the machine was"
         f" {os.getloadavg()[1]:.1f}."
     )
-    return f"{where}\n\n{tables.table(rows)}"
+    return f"{where}\n\n{layout.table(rows)}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write("The meter is broken: lock-step must idle more than 10 %.\n")
         return 1
     if flags.write_docs:
-        tables.put(PAGE, BEGIN, END, text)
+        layout.put(PAGE, BEGIN, END, text)
     return 0
 
 

@@ -43,10 +43,11 @@ def main() -> None:
         pool: DecodePool,
         post: Post,
         give_up: Callable[[CfbusError], None] | None,
+        readers: int,
     ) -> VllmEngine:
         host = Host({"model": settings.vllm.model}, PlainTemplate(), golden=False, load=lambda arguments: model)
         host.start()
-        return VllmEngine(host, settings.vllm, "0", read, pool, post)
+        return VllmEngine(host, settings.vllm, "0", read, pool, post, readers=readers)
 
     vars(opening)["open_vllm"] = open_steady
     threading.Thread(target=_tell, args=(figures, model), daemon=True).start()

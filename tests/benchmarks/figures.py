@@ -59,6 +59,16 @@ class Limit(Figures):
     cores_of_others: float
 
 
+class Stage(Figures):
+    """The least that a stage of the pipeline does, by itself; ``unit`` says what is counted."""
+
+    name: str
+    unit: str
+    rate: float
+    cpu_us: float
+    mib_per_second: float
+
+
 class Core(Figures):
     """The broker's core alone, without sockets, in a second of the processor."""
 
@@ -140,6 +150,36 @@ class Billion(Figures):
     shards: int
     listed_mib: float
     done_mib: float
+    seconds: float = 0.0
+
+
+class Peers(Figures):
+    """So many CURVE peers on one broker, which say what idle workers say; ``heartbeat_cores`` is the broker's."""
+
+    peers: int
+    join_seconds: float
+    kib_each: float
+    heartbeat_cores: float
+    back_seconds: float
+    watching: str = ""
+
+
+class Growth(Figures):
+    """How costs grow: in each row what grows, then each cost."""
+
+    name: str
+    grows: str
+    costs: Sequence[str]
+    rows: Sequence[Sequence[float]]
+
+
+class Growths(Figures):
+    """All curves of one run."""
+
+    when: str
+    machine: Machine
+    load: float
+    curves: Sequence[Growth]
 
 
 class Package(Figures):
@@ -149,7 +189,7 @@ class Package(Figures):
 
 
 class Extras(Figures):
-    """What `--all` adds."""
+    """What the part ``large`` measures."""
 
     core: Core
     memory: Sequence[Memory]
@@ -160,12 +200,21 @@ class Extras(Figures):
     packages: Sequence[Package]
 
 
+class Large(Figures):
+    """Large datasets, the broker's core alone, listings and sizes."""
+
+    when: str
+    machine: Machine
+    extras: Extras
+
+
 class Report(Figures):
-    """All of it."""
+    """The product and the limit, in turns; ``stages`` are those of all rounds."""
 
     when: str
     items: int
     machine: Machine
     runs: Sequence[Run]
     limits: Sequence[Limit]
-    extras: Extras | None = None
+    stages: Sequence[Stage] = ()
+    load: float

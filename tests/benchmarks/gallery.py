@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
 
-from benchmarks import tables  # noqa: E402
+from benchmarks import layout  # noqa: E402
 from benchmarks.machine import machine  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
@@ -136,11 +136,11 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     text = (
         f"{now}, revision {at.revision}, {at.cores} cores of {at.processor}; {flags.rows:,} captions;"
-        f" at most {peak:,} MiB, with the making of the store.\n\n{tables.table([['', 'seconds'], *rows])}"
+        f" at most {peak:,} MiB, with the making of the store.\n\n{layout.table([['', 'seconds'], *rows])}"
     )
     sys.stdout.write(f"{text}\n")
     if flags.write_docs:
-        tables.put(PAGE, BEGIN, END, text)
+        layout.put(PAGE, BEGIN, END, text)
 
 
 if __name__ == "__main__":

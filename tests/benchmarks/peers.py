@@ -24,6 +24,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # here is a processes.py, which is not the one that is meant
 
 import zmq
+from benchmarks.figures import Peers
 from benchmarks.processes import TICKS
 from processes.support import Command, Nursery, Terminals
 
@@ -145,8 +146,8 @@ def all_welcomed(players: Sequence[subprocess.Popen[str]], logs: Sequence[Path],
     raise AssertionError(f"{seen} of {count} after {PATIENCE_SECONDS:.0f} s")
 
 
-def measure(count: int) -> None:
-    """One line of figures."""
+def measure(count: int, seconds: float = MEASURE_SECONDS, *, watched: bool = True) -> Peers:
+    """So many peers, whose heartbeats are measured for some seconds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         nursery = Nursery(folder)
@@ -171,9 +172,9 @@ def measure(count: int) -> None:
             joined = all_welcomed(players, logs, count, 0)
             time.sleep(BEAT_SECONDS)
             size, used = resident(broker.pid), processor(broker.pid)
-            time.sleep(MEASURE_SECONDS)
-            used = (processor(broker.pid) - used) / MEASURE_SECONDS
-            watched = watch(bus, server, broker.pid) if count <= WATCHED else ""
+            time.sleep(seconds)
+            used = (processor(broker.pid) - used) / seconds
+            seen = watch(bus, server, broker.pid) if watched and count <= WATCHED else ""
             broker.signal(signal.SIGKILL)
             broker.process.wait()
             broker = _serving(bus)
@@ -182,13 +183,21 @@ def measure(count: int) -> None:
             for player in players:
                 player.kill()
                 player.wait()
-        print(
-            f"{count:,} peers: joined in {joined:.1f} s; {(size - empty) / count / 1024:.0f} KiB each; heartbeats take "
-            f"{used:.1%} of a core; all back {back:.1f} s after a restarted broker serves{watched}",
-            flush=True,
-        )
         broker.signal(signal.SIGTERM)
         broker.ends(0)
+    return Peers(
+        peers=count, join_seconds=joined, kib_each=(size - empty) / count / 1024, heartbeat_cores=used,
+        back_seconds=back, watching=seen,
+    )  # fmt: skip
+
+
+def said(found: Peers) -> str:
+    """One line of figures."""
+    return (
+        f"{found.peers:,} peers: joined in {found.join_seconds:.1f} s; {found.kib_each:.0f} KiB each; heartbeats take"
+        f" {found.heartbeat_cores:.1%} of a core; all back {found.back_seconds:.1f} s after a restarted broker"
+        f" serves{found.watching}"
+    )
 
 
 def watch(bus: Terminals, server: str, broker: int) -> str:
@@ -243,7 +252,7 @@ def main() -> None:
         folder, endpoint, server, first, share = sys.argv[2:]
         play(Path(folder), endpoint, server, int(first), int(share))
     for count in map(int, sys.argv[1:] or ["1000", "5000"]):
-        measure(count)
+        print(said(measure(count)), flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ if __name__ == "__main__":
     sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
     os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"  # of the processes that are started
 
-from benchmarks import reading_feeder, reading_parquet, reading_tars, reading_urls, tables  # noqa: E402
+from benchmarks import layout, reading_feeder, reading_parquet, reading_tars, reading_urls  # noqa: E402
 from benchmarks.figures import Reading, Readings  # noqa: E402
 from benchmarks.machine import machine  # noqa: E402
 from benchmarks.spent import plain, spending  # noqa: E402
@@ -92,7 +92,7 @@ def whole(found: Readings) -> str:
     at = found.machine
     return (
         f"{found.when}, revision {at.revision}, {at.cores} cores of {at.processor}, Python {at.python}.\n\n"
-        f"{tables.table([head, *rows])}\n\n"
+        f"{layout.table([head, *rows])}\n\n"
         f"1,000 images of 20 kB from a tar in S3 take {blocks:.0f} requests in blocks, {single:.0f} item by item."
     )
 
@@ -107,7 +107,7 @@ def main() -> None:
         text = whole(measure(Path(folder), quick=flags.quick))
     sys.stdout.write(f"{text}\n")
     if flags.write_docs:
-        tables.put(PAGE, BEGIN, END, text)
+        layout.put(PAGE, BEGIN, END, text)
 
 
 if __name__ == "__main__":

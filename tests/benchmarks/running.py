@@ -9,12 +9,13 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zmq
@@ -68,31 +69,35 @@ class _Watch:
         raise BenchError(f"cfbus run ended or hung before its time (exit code {self.process.poll()}); see {self.out}")
 
 
-def run(items: int, workers: int, out: Path) -> Run:
-    """Caption ``items`` made-up items into the new folder ``out``."""
+def run(items: int, workers: int, out: Path, *, chars: int = CAPTION_CHARS, slots: Sequence[str] = ("caption",)) -> Run:
+    """Caption ``items`` made-up items into the new folder ``out``: in each slot ``chars`` characters.
+
+    Rates and processor times are by item.
+    """
+    named = [word for slot in slots for word in ("--slot", f"{slot}=Describe this image.")]
     command = [
         sys.executable, "-m", "cfbus.tools.main", "run", "--out", str(out), "--engine", "scripted",
         "--workers", str(workers), "--set", "dataset.source=scripted", "--set", f"dataset.items={items}",
-        "--set", f"captions.scripted.length={CAPTION_CHARS}", "--set", f"worker.concurrency={CONCURRENCY}",
-        "--set", f"storage.seal_mib={SEAL_MIB}",
+        "--set", f"captions.scripted.length={chars}", "--set", f"worker.concurrency={CONCURRENCY}",
+        "--set", f"storage.seal_mib={SEAL_MIB}", *named,
     ]  # fmt: skip
     began = time.time()
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environ)
     watch = _Watch(process, out)
     try:
-        figures = _follow(watch, items, workers, began)
+        figures = _follow(watch, items, workers, len(slots), began)
         if process.wait(GIVE_UP_SECONDS) != 0:
             raise BenchError(f"cfbus run ended with exit code {process.returncode}")
     finally:
         process.kill()
         process.wait()
     _check_undisturbed(out)
-    check(out, items)
+    check(out, items, chars, slots)
     return figures
 
 
-def _follow(watch: _Watch, items: int, workers: int, began: float) -> Run:
+def _follow(watch: _Watch, items: int, workers: int, slots: int, began: float) -> Run:
     endpoint, stats, line = _broker(watch)
     first_captions = _first_caption(watch, endpoint, line)
     first_at, first, busy = time.time(), watch.look(), machine_busy()
@@ -112,7 +117,7 @@ def _follow(watch: _Watch, items: int, workers: int, began: float) -> Run:
         sealed=items / (sealed_at - leased_at),
         first_lease_seconds=leased_at - began,
         first_caption_seconds=first_at - began,
-        cpu_us=_each(last.cpu, first.cpu, 1e6 / (items - first_captions)),
+        cpu_us=_each(last.cpu, first.cpu, 1e6 / max(1, items - first_captions // slots)),
         peak_mib=_worst(last.peak),
         parquet_bytes=sum(path.stat().st_size for path in (watch.out / "captions").glob("*.parquet")),
         cores_of_others=max(busy - mine, 0.0) / (durable_at - first_at),
@@ -203,18 +208,27 @@ def _check_undisturbed(out: Path) -> None:
             raise BenchError(f"{path.stem} had to be started again; see {path}")
 
 
-def check(folder: Path, items: int) -> None:
-    """Every item once, with its own caption of the length asked for; otherwise the figures mean nothing."""
-    table = pq.read_table(folder / "captions", columns=["item_key", "caption"])
-    expected = pc.binary_join_element_wise("caption of ", table["item_key"], ": ", "")
-    right = pc.equal(pc.utf8_slice_codeunits(table["caption"], 0, len("caption of item-00000000: ")), expected)
+def check(folder: Path, items: int, chars: int = CAPTION_CHARS, slots: Sequence[str] = ("caption",)) -> None:
+    """Every item once in each slot, with its own caption of this length; otherwise the figures mean nothing."""
+    table = pq.read_table(folder / "captions", columns=["item_key", "slot", "caption"])
+    named = pc.binary_join_element_wise(table["slot"].cast(pa.string()), table["item_key"], " of ")
+    expected = pc.binary_join_element_wise(named, "", ": ")
     if (
-        table.num_rows != items
+        table.num_rows != items * len(slots)
         or pc.count_distinct(table["item_key"]).as_py() != items
-        or not pc.all(right).as_py()
-        or pc.min_max(pc.utf8_length(table["caption"])).as_py() != {"min": CAPTION_CHARS, "max": CAPTION_CHARS}
+        or pc.count_distinct(named).as_py() != items * len(slots)
+        or not pc.all(pc.equal(expected, _begins(table["caption"], expected))).as_py()
+        or pc.min_max(pc.utf8_length(table["caption"])).as_py() != {"min": chars, "max": chars}
     ):
-        raise BenchError(f"the captions in {folder} are not those of {items:,} items, each once")
+        raise BenchError(f"the captions in {folder} are not those of {items:,} items, each once in each slot")
+
+
+def _begins(captions: pa.ChunkedArray, expected: pa.ChunkedArray) -> pa.ChunkedArray:
+    """So much of each caption as what is expected is long, which is the same for all of a slot."""
+    lengths = pc.unique(pc.utf8_length(expected)).to_pylist()
+    begins = [pc.utf8_slice_codeunits(captions, 0, length) for length in lengths]
+    choice = pc.index_in(pc.utf8_length(expected), value_set=pa.array(lengths))
+    return pc.choose(choice, *begins)
 
 
 def difference(ours: Path, other: Path) -> str:

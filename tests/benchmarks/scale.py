@@ -1,7 +1,7 @@
 """Large datasets: how soon a broker grants a lease when the store is full of holes, and what a billion items take.
 
 The first with real processes on a store that was made up. The second with the cores alone and a made-up listing; run as
-``python -m benchmarks.scale PART SHARD_ITEMS`` it prints one case, which needs a process of its own.
+``python -m benchmarks.scale PART SHARD_ITEMS [ITEMS]`` it prints one case, which needs a process of its own.
 """
 
 from __future__ import annotations
@@ -122,12 +122,16 @@ def _when(log: Path, event: str) -> float:
 # ---------------------------------------------------------------------- a billion items
 
 
-def measure_billion(part: str, shard_items: int) -> Billion:
-    """What a core grows by: for the listing, and when all of it is done."""
+def measure_billion(part: str, shard_items: int, items: int = ITEMS) -> Billion:
+    """What a core grows by: for the listing, and when all of it is done; and how long it takes to be told all that."""
     measure = _broker if part == "broker" else _writer
-    shards = -(-ITEMS // shard_items)
+    shards = -(-items // shard_items)
+    began = time.process_time()
     listed, done = measure(shards, shard_items)
-    return Billion(part=part, shard_items=shard_items, shards=shards, listed_mib=listed, done_mib=done)
+    return Billion(
+        part=part, shard_items=shard_items, shards=shards, listed_mib=listed, done_mib=done,
+        seconds=time.process_time() - began,
+    )  # fmt: skip
 
 
 def _broker(shards: int, length: int) -> tuple[float, float]:
@@ -175,7 +179,8 @@ def _memory() -> int:
 
 def main(arguments: Sequence[str]) -> None:
     """One case."""
-    sys.stdout.write(measure_billion(arguments[0], int(arguments[1])).model_dump_json())
+    part, *numbers = arguments
+    sys.stdout.write(measure_billion(part, *map(int, numbers)).model_dump_json())
 
 
 if __name__ == "__main__":

@@ -6,13 +6,24 @@ Knows no other source of figures than the report.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from statistics import median
 from typing import TypeAlias
 
-from benchmarks.figures import Billion, ByProcess, CatchUp, Extras, Limit, Listing, Memory, Package, Report, Run
+from benchmarks import stage_tables
+from benchmarks.figures import (
+    Billion,
+    ByProcess,
+    CatchUp,
+    Extras,
+    Large,
+    Limit,
+    Listing,
+    Memory,
+    Package,
+    Report,
+    Run,
+)
+from benchmarks.layout import on_machine, spread, table
 
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 MIB = 1 << 20
 SHOWN_MIB = 0.5
 OfRun: TypeAlias = Callable[[Run], float | None]
@@ -24,39 +35,21 @@ _NAMES = {
 }  # fmt: skip
 
 
-def spread(values: Iterable[float], form: str = ",.0f") -> str:
-    """The median, and from where to where they go."""
-    known = sorted(values)
-    if not known:
-        return ""
-    middle = format(median(known), form)
-    return middle if len(known) == 1 else f"{middle} ({format(known[0], form)} to {format(known[-1], form)})"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first as the head, as Markdown that is aligned for those who read it as text."""
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
-
-
 def whole(report: Report) -> str:
     """All tables of a report, with where it was made."""
-    machine = report.machine
-    changed = f" with {machine.changed_files} files changed" if machine.changed_files else ""
     rounds = len(report.runs) // len(_workers(report))
     parts = [
-        f"{report.when}, revision {machine.revision}{changed}. {machine.cores} cores of {machine.processor}, "
-        f"{machine.memory_gib:.0f} GiB, Linux {machine.kernel}, {machine.file_system}; Python {machine.python}, "
-        f"pyzmq {machine.pyzmq}, libzmq {machine.libzmq}, pyarrow {machine.pyarrow}, SQLite {machine.sqlite}. "
+        f"{report.when}, {on_machine(report.machine)}; the load of the machine was {report.load:.1f} at the start. "
         f"{report.items:,} captions a run, {rounds} round{'s' if rounds > 1 else ''}: the median (least to most).",
         _main(report),
+        *stage_tables.parts(report),
     ]
-    if report.extras:
-        parts += _extras(report.extras)
     return "\n\n".join(parts)
+
+
+def large(report: Large) -> str:
+    """Large datasets, listings and sizes, with where that was measured."""
+    return "\n\n".join([f"{report.when}, {on_machine(report.machine)}.", *_extras(report.extras)])
 
 
 def _main(report: Report) -> str:
@@ -183,17 +176,3 @@ def _seconds(value: float | None) -> str:
 
 def _package(package: Package) -> list[str]:
     return [package.name, package.version, f"{package.mib:.1f}"]
-
-
-def write_docs(report: Report, page: Path) -> None:
-    """Put the tables between the marks in the page, in place of those that were there."""
-    put(page, BEGIN, END, whole(report))
-
-
-def put(page: Path, begin: str, end: str, text: str) -> None:
-    """Put this text between two marks in a page, in place of what was there."""
-    before, begins, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, ends, after = rest.partition(end)
-    if not begins or not ends:
-        raise ValueError(f"{page} has no {begin} followed by {end}")
-    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

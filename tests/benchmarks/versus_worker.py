@@ -1,0 +1,109 @@
+"""`cfbus-gpu` with all that is in it but vLLM itself: in its place is the stub that the other side has too.
+
+    python -m benchmarks.versus_worker --config cfbus.yaml --gpu-id 0
+
+What the stub does is in the environment, see `stub_model`; STUB_BATCH is how many requests it takes at once. With
+STUB_DECODES=0 no picture is decoded: a small one that was made up stands for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from benchmarks import stub_model
+from scripted_model import Answer, PlainTemplate, Text
+
+from cfbus.bus.fields import Sampling
+from cfbus.bus.figures import EngineFigures
+from cfbus.config import Config
+from cfbus.daemons import gpu
+from cfbus.decoding import DecodePool
+from cfbus.engines import opening
+from cfbus.engines.base import Post, Read
+from cfbus.engines.vllm_engine import VllmEngine
+from cfbus.engines.vllm_host import Host
+from cfbus.engines.vllm_running import Output, Wanted
+from cfbus.errors import CfbusError
+from cfbus.images import Picture
+
+BATCH = int(os.environ.get("STUB_BATCH", "8"))
+
+
+class StubModel:
+    """Takes up to BATCH of the requests that wait, and answers all of them after the stub's time for a batch."""
+
+    model_config = None
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[asyncio.Future[str]] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+
+    async def generate(self, prompt: Mapping[str, object], wanted: Wanted, name: str) -> AsyncIterator[Output]:
+        loop = asyncio.get_running_loop()
+        if self._task is None:
+            self._task = loop.create_task(self._work())
+        done: asyncio.Future[str] = loop.create_future()
+        self._queue.put_nowait(done)
+        yield Answer(name, [Text(await done)])
+
+    async def _work(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            await asyncio.sleep(0)
+            while len(batch) < BATCH and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            if stub_model.BATCH_SECONDS:
+                await asyncio.sleep(stub_model.BATCH_SECONDS)
+            for done in batch:
+                if not done.cancelled():
+                    done.set_result(stub_model.text())
+            stub_model.note(len(batch))
+
+    def check(self, sampling: Sampling) -> None:
+        """Any will do."""
+
+    def figures(self, items: int) -> EngineFigures:
+        """All of them are in it."""
+        return EngineFigures(running=items)
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+class NoDecoding(DecodePool):
+    """Looks at no file; every picture is the same grey one."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def submit(self, data: bytes, then: Callable[[Picture], Any] | None = None) -> Future[Any]:
+        picture = Picture(64, 64, bytes(3 * 64 * 64), 64, 64, "JPEG", len(data), bytes(32))
+        future: Future[Any] = Future()
+        future.set_result(picture if then is None else then(picture))
+        return future
+
+
+def _open(
+    settings: Config,
+    origins: Mapping[str, str],
+    read: Read,
+    pool: DecodePool,
+    post: Post,
+    give_up: Callable[[CfbusError], None] | None,
+    readers: int,
+) -> VllmEngine:
+    model = StubModel()
+    host = Host({"model": settings.vllm.model}, PlainTemplate(), golden=False, load=lambda arguments: model)
+    host.start()
+    decoders = pool if stub_model.DECODES else NoDecoding()
+    return VllmEngine(host, settings.vllm, "0", read, decoders, post, readers=readers)
+
+
+if __name__ == "__main__":
+    vars(opening)["open_vllm"] = _open
+    gpu.main()
