@@ -149,6 +149,8 @@ class CatchUp:
         broker, number = self._broker, facts.number
         if number in broker.passes:
             broker.passes[number].closed = facts.closed
+            for lease in [it for it in broker.leases.current() if facts.closed and it.row.pass_number == number]:
+                broker.end_lease(lease)
         elif facts.items is None:
             broker.passes[number] = Pass(number, facts.slots, broker.shards)
         else:

@@ -164,10 +164,10 @@ class Granting:
     # ------------------------------------------------------------------ carving
 
     def leasable(self) -> list[Pass]:
-        """Passes whose slots the configuration knows prompts for: redos, for which somebody asked, before the others,
-        and the first before the last."""
+        """Passes that are not closed and whose slots the configuration knows prompts for: redos, for which somebody
+        asked, before the others, and the first before the last."""
         slots = {slot.name for slot in self._broker.rules.spec.slots}
-        known = [walk for walk in self._broker.passes.values() if slots.issuperset(walk.slots)]
+        known = [walk for walk in self._broker.passes.values() if slots.issuperset(walk.slots) and not walk.closed]
         return sorted(known, key=lambda walk: (not walk.is_redo, walk.number))
 
     def _carve(self, state: PeerState, request: m.Lease, now: float) -> LeaseState | None:

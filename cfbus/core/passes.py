@@ -85,8 +85,8 @@ class Pass:
 
     @property
     def complete(self) -> bool:
-        """Every item is done."""
-        return self.done_items == self.items
+        """Every item is done, or nothing more is to be."""
+        return self.closed or self.done_items == self.items
 
     def done_in(self, shard: int, start: int, end: int) -> tuple[Pair, ...]:
         """What is done of [start, end)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import settings
@@ -42,19 +43,20 @@ class LeaseMachine(RuleBasedStateMachine):
         self.backup: dict[int, str] = {}
         self.states: dict[str, LeaseState] = {}
 
-    def _grant(self, start: int, end: int, owners: dict[int, str], *, backup: bool) -> None:
+    def _grant(self, items: Sequence[int], owners: dict[int, str], *, backup: bool) -> None:
         self.count += 1
         name = str(self.count)
-        state = lease(name, start, end, backup=backup, now=self.now)
+        state = lease(name, items[0], items[-1] + 1, backup=backup, now=self.now)
+        state.undone = RangeSet(pairs_of(items))
         self.states[name] = state
         self.table.add(state)
-        owners.update(dict.fromkeys(range(start, end), name))
+        owners.update(dict.fromkeys(items, name))
 
-    @rule(start=st.integers(0, LENGTH), count=st.integers(1, 8))
-    def primary_lease(self, start: int, count: int) -> None:
-        end = min(start + count, LENGTH)
-        if start < end and not any(index in self.primary or index in self.backup for index in range(start, end)):
-            self._grant(start, end, self.primary, backup=False)
+    @rule(start=st.integers(0, LENGTH), count=st.integers(1, 8), step=st.integers(1, 3))
+    def primary_lease(self, start: int, count: int, step: int) -> None:
+        items = range(start, min(start + count, LENGTH), step)
+        if items and not any(index in self.primary or index in self.backup for index in items):
+            self._grant(items, self.primary, backup=False)
 
     @rule(rate=st.sampled_from([0.0, 0.5, 10.0]), passed=st.sampled_from([1.0, 10.0, 50.0]), gone=st.booleans())
     def backup_lease(self, rate: float, passed: float, gone: bool) -> None:
@@ -62,15 +64,16 @@ class LeaseMachine(RuleBasedStateMachine):
         best = Plan(self.table, self.now, lambda _: gone).part_for("i-helper", rate, 0, 5)
         if best is None:
             return
-        state, ((start, end),) = best
-        assert start < end <= start + 5
+        state, pairs = best
+        items = list(RangeSet(pairs).items())
+        assert 1 <= len(items) <= 5
         if state.row.backup:
-            assert all(self.backup.get(index) == state.row.lease for index in range(start, end))
-            self.table.give_back(state, [(start, end)])
+            assert all(self.backup.get(index) == state.row.lease for index in items)
+            self.table.give_back(state, pairs)
         else:
-            assert all(self.primary.get(index) == state.row.lease for index in range(start, end))
-            assert not any(index in self.backup for index in range(start, end))
-        self._grant(start, end, self.backup, backup=True)
+            assert all(self.primary.get(index) == state.row.lease for index in items)
+            assert not any(index in self.backup for index in items)
+        self._grant(items, self.backup, backup=True)
 
     def _drop(self, name: str, items: set[int]) -> set[int]:
         """These items have this holder no more. Returns those that then have none."""

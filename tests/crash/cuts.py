@@ -31,6 +31,8 @@ class Facts:
     keys: dict[str, str] = field(default_factory=dict)
     done: set[tuple[int, int, int]] = field(default_factory=set)
     position: int = 0
+    amended: int = 0
+    """How many amends were told of, each a tombstone with its redo."""
 
     def hear(self, text: str) -> None:
         """One more mark."""
@@ -46,11 +48,19 @@ class Facts:
         self.position = max(self.position, mark.get("ends", 0))
         self.shards = max(self.shards, mark.get("shards", 0))
         self.passes = max(self.passes, mark.get("passes", 0))
+        self.amended = max(self.amended, mark.get("amended", 0))
 
     def copy(self) -> Facts:
         """As it is now."""
         return Facts(
-            set(self.sent), dict(self.acked), self.shards, self.passes, dict(self.keys), set(self.done), self.position
+            set(self.sent),
+            dict(self.acked),
+            self.shards,
+            self.passes,
+            dict(self.keys),
+            set(self.done),
+            self.position,
+            self.amended,
         )
 
 

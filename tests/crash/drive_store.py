@@ -82,8 +82,10 @@ def end(root: Path, mark: Mark) -> None:
         build("contributors", 0, {"contributor_id": [], "name": [], "trust_level": []}),
         writer.manifest.totals(),
     )
+    writer.amend(1)
     writer.seal_all()
     writer.take(*PARTS)
+    writer.amend(2)
     writer.close()
 
 

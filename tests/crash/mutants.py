@@ -74,7 +74,7 @@ MUTANTS = (
         "the manifest is synced only now and then",
         (
             Edit(
-                "store/manifest.py",
+                "store/manifest_file.py",
                 'connection.execute("PRAGMA synchronous = FULL")',
                 'connection.execute("PRAGMA synchronous = NORMAL")',
             ),

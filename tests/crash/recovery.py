@@ -138,6 +138,12 @@ def _take_up(root: Path, known: Facts) -> tuple[int, list[list[int]], dict[str, 
         assert writer.journal.position >= last, f"the store ends at {writer.journal.position}, {last} was acked"
         assert writer.manifest.shard_count() >= known.shards, "a shard is gone"
         assert len(writer.manifest.passes()) >= known.passes, "a pass is gone"
+        redos = {row.redo.tombstone: row for row in writer.manifest.passes() if row.redo is not None}
+        stones = [one.number for one in writer.manifest.tombstones()]
+        assert sorted(redos) == stones, "a tombstone is there without its redo, or the other way round"
+        assert len(stones) >= known.amended, "what an admin had changed is gone"
+        for row in redos.values():
+            assert writer.manifest.selected(row.number).tolist() == [[0, 1, 3], [1, 0, 1]]
         done = writer.core.inventory.done()
         for part in (part for part in PARTS if part.number in known.acked):
             pairs = done.get((part.pass_number, part.shard), ())

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 from crash.sample import DATASET, INSTANCE, PASSES, SHARDS, SPEC, Part, result
 
 from cfbus.bus import messages as m
@@ -26,7 +27,7 @@ from cfbus.store.journal import Journal, JournalFile
 from cfbus.store.ledger import Ledger
 from cfbus.store.listing import write_listing
 from cfbus.store.manifest import Manifest
-from cfbus.store.manifest_rows import ShardRow
+from cfbus.store.manifest_rows import RedoFacts, ShardRow, Tombstone
 from cfbus.store.registry import Registry
 from cfbus.store.seal import Sealed, record, seal_journal
 
@@ -86,10 +87,21 @@ class WriterRig:
 
     def open_passes(self, count: int) -> None:
         """The manifest has so many passes."""
-        for slots in PASSES[len(self.manifest.passes()) : count]:
+        whole = [row for row in self.manifest.passes() if row.redo is None]
+        for slots in PASSES[len(whole) : count]:
             number = self.manifest.add_pass(slots)
             self.core.pass_opened(m.PassFacts(number=number, slots=slots))
             self._mark({"passes": number})
+
+    def amend(self, count: int) -> None:
+        """So many times a tombstone was set that takes nobody's rows, with a redo of three items in two shards."""
+        for number in range(len(self.manifest.tombstones()) + 1, count + 1):
+            stone = Tombstone(
+                number, (("contributor_id", "nobody"),), ("captions",), 1, 0, "test", "mia", f"{number}", 1
+            )
+            facts = RedoFacts("test", "mia", f"{number}", 1, tombstone=number)
+            self.manifest.amend([(PASSES[0], facts, np.array([[0, 1, 3], [1, 0, 1]], np.int64))], stone)
+            self._mark({"amended": number})
 
     def take(self, *parts: Part) -> list[m.Stored]:
         """Results arrive in one turn of the loop; what the broker is told of them."""

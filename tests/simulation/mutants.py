@@ -373,7 +373,13 @@ MUTANTS = (
     ),
     Mutant(
         "a closed redo goes on",
-        (Edit("core/inventory.py", "        if facts.closed:\n            for", "        if False:\n            for"),),
+        (
+            Edit(
+                "core/granting.py",
+                "if slots.issuperset(walk.slots) and not walk.closed]",
+                "if slots.issuperset(walk.slots)]",
+            ),
+        ),
         (27, 145, 177, 214),
         "closed redo is granted",
     ),
