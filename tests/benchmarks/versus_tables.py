@@ -86,7 +86,8 @@ def _kills(kills: Sequence[Kill], batch: int) -> list[str]:
         for kill in kills
     ]  # fmt: skip
     return [
-        f"The model takes 20 ms for a batch of {batch}. In the middle processes are ended, and started again a second later:",
+        f"The model takes 20 ms for a batch of {batch}. In the middle processes are ended, and started again a second"
+        " later:",
         table([head, *rows]),
     ]
 
