@@ -191,7 +191,7 @@ def _part_growth(flags: argparse.Namespace, work: Path) -> Growths:
 
 
 def _part_large(flags: argparse.Namespace, work: Path) -> Large:
-    now = datetime.now(UTC)
+    now, load = datetime.now(UTC), os.getloadavg()[1]
     billion = [Billion.model_validate_json(child("scale", *case)) for case in scale.CASES]
     memory = [Memory.model_validate_json(child("cores", *case)) for case in cores.MEMORY_CASES]
     extras = Extras(
@@ -199,7 +199,7 @@ def _part_large(flags: argparse.Namespace, work: Path) -> Large:
         listings=listing.measure_all(work / "listing", child), help_seconds=installed.help_seconds(),
         packages=installed.packages(),
     )  # fmt: skip
-    return Large(when=f"{now:%Y-%m-%d %H:%M} UTC", machine=machine(ROOT, OUT), extras=extras)
+    return Large(when=f"{now:%Y-%m-%d %H:%M} UTC", machine=machine(ROOT, OUT), load=load, extras=extras)
 
 
 def _show_limit(report: Figures) -> str:

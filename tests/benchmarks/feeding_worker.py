@@ -13,20 +13,10 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.steady import SteadyModel
-from scripted_model import PlainTemplate
-
-from cfbus.config import Config
-from cfbus.daemons import gpu
-from cfbus.decoding import DecodePool
-from cfbus.engines import opening
-from cfbus.engines.base import Post, Read
-from cfbus.engines.vllm_engine import VllmEngine
-from cfbus.engines.vllm_host import Host
-from cfbus.errors import CfbusError
+from benchmarks.stub_gpu import serve
 
 EVERY_SECONDS = 0.1
 
@@ -35,23 +25,8 @@ def main() -> None:
     """Serve, as `cfbus-gpu` does."""
     figures = Path(sys.argv.pop(1))
     model = SteadyModel(1)
-
-    def open_steady(
-        settings: Config,
-        origins: Mapping[str, str],
-        read: Read,
-        pool: DecodePool,
-        post: Post,
-        give_up: Callable[[CfbusError], None] | None,
-        readers: int,
-    ) -> VllmEngine:
-        host = Host({"model": settings.vllm.model}, PlainTemplate(), golden=False, load=lambda arguments: model)
-        host.start()
-        return VllmEngine(host, settings.vllm, "0", read, pool, post, readers=readers)
-
-    vars(opening)["open_vllm"] = open_steady
     threading.Thread(target=_tell, args=(figures, model), daemon=True).start()
-    gpu.main()
+    serve(model)
 
 
 def _tell(figures: Path, model: SteadyModel) -> None:

@@ -205,6 +205,7 @@ class Large(Figures):
 
     when: str
     machine: Machine
+    load: float
     extras: Extras
 
 

@@ -49,7 +49,8 @@ def whole(report: Report) -> str:
 
 def large(report: Large) -> str:
     """Large datasets, listings and sizes, with where that was measured."""
-    return "\n\n".join([f"{report.when}, {on_machine(report.machine)}.", *_extras(report.extras)])
+    where = f"{report.when}, {on_machine(report.machine)}; the load of the machine was {report.load:.1f}."
+    return "\n\n".join([where, *_extras(report.extras)])
 
 
 def _main(report: Report) -> str:

@@ -49,10 +49,8 @@ KILLS: tuple[tuple[Source, str], ...] = (
 )  # fmt: skip
 
 
-def cases(*, quick: bool = False) -> list[Case]:
+def cases() -> list[Case]:
     """All cases of full speed; those without TLS are for the other side alone."""
-    if quick:
-        return [Case(source="tars", workers=1, prompts=1)]
     sources: tuple[Source, ...] = ("tars", "folder")
     return [
         *(
@@ -274,7 +272,7 @@ def _outcome(
 # ---------------------------------------------------------------------- all of it
 
 
-def measure(out: Path, work: Path, rounds: int, say: Callable[[str], None], *, quick: bool = False) -> Versus:
+def measure(out: Path, work: Path, rounds: int, say: Callable[[str], None]) -> Versus:
     """All cases, side by side in each round, then the kills."""
     report = Versus(
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", machine=machine(ROOT, out), load=os.getloadavg()[1],
@@ -288,10 +286,10 @@ def measure(out: Path, work: Path, rounds: int, say: Callable[[str], None], *, q
     kills: list[Kill] = []
     missed: list[str] = []
     for _ in range(rounds):
-        for case in cases(quick=quick):
+        for case in cases():
             for side in _sides(case):
                 _try(missed, say, partial(_pace, bench, side, case, paces, say))
-    for source, what in KILLS if not quick else ():
+    for source, what in KILLS:
         for side in (Cfbus.side, THEIRS):
             _try(missed, say, partial(_kill, bench, side, source, what, kills, say))
     if not paces:

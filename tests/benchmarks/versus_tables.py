@@ -78,7 +78,7 @@ def _ratios(paces: Sequence[Pace]) -> list[str]:
     return ["What cfbus did in the same cases, measured against the other, round by round:", table(rows)]
 
 
-def _kills(kills: Sequence[Kill]) -> list[str]:
+def _kills(kills: Sequence[Kill], batch: int) -> list[str]:
     head = ["killed and started again", "", "lost (generated, in no row)", "doubled", "never done", "a hand", "s"]
     rows = [
         [f"{kill.what}, {kill.source}", kill.side, f"{kill.again:,}", f"{kill.doubled:,}", f"{kill.missing:,}",
@@ -86,7 +86,8 @@ def _kills(kills: Sequence[Kill]) -> list[str]:
         for kill in kills
     ]  # fmt: skip
     return [
-        "The model takes 20 ms for a batch of 8. In the middle processes are ended, and started again a second later:",
+        f"The model takes 20 ms for a batch of {batch}. In the middle processes are ended, and started again a second"
+        " later:",
         table([head, *rows]),
     ]
 
@@ -120,5 +121,5 @@ def whole(report: Versus) -> str:
         )
         parts += [told, table([head, *_rows(report.paces, standard)]), *_ratios(report.paces)]
     if report.kills:
-        parts += _kills(report.kills)
+        parts += _kills(report.kills, report.engine_batch)
     return "\n\n".join(parts)

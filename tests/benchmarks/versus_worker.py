@@ -1,4 +1,4 @@
-"""`cfbus-gpu` with all that is in it but vLLM itself: in its place is the stub that the other side has too.
+"""A worker in the comparison: in place of vLLM it has the stub that the other side has too.
 
     python -m benchmarks.versus_worker --config cfbus.yaml --gpu-id 0
 
@@ -15,19 +15,13 @@ from concurrent.futures import Future
 from typing import Any
 
 from benchmarks import stub_model
-from scripted_model import Answer, PlainTemplate, Text
+from benchmarks.stub_gpu import serve
+from scripted_model import Answer, Text
 
 from cfbus.bus.fields import Sampling
 from cfbus.bus.figures import EngineFigures
-from cfbus.config import Config
-from cfbus.daemons import gpu
 from cfbus.decoding import DecodePool
-from cfbus.engines import opening
-from cfbus.engines.base import Post, Read
-from cfbus.engines.vllm_engine import VllmEngine
-from cfbus.engines.vllm_host import Host
 from cfbus.engines.vllm_running import Output, Wanted
-from cfbus.errors import CfbusError
 from cfbus.images import Picture
 
 BATCH = int(os.environ.get("STUB_BATCH", "8"))
@@ -88,22 +82,5 @@ class NoDecoding(DecodePool):
         return future
 
 
-def _open(
-    settings: Config,
-    origins: Mapping[str, str],
-    read: Read,
-    pool: DecodePool,
-    post: Post,
-    give_up: Callable[[CfbusError], None] | None,
-    readers: int,
-) -> VllmEngine:
-    model = StubModel()
-    host = Host({"model": settings.vllm.model}, PlainTemplate(), golden=False, load=lambda arguments: model)
-    host.start()
-    decoders = pool if stub_model.DECODES else NoDecoding()
-    return VllmEngine(host, settings.vllm, "0", read, decoders, post, readers=readers)
-
-
 if __name__ == "__main__":
-    vars(opening)["open_vllm"] = _open
-    gpu.main()
+    serve(StubModel(), lambda pool: pool if stub_model.DECODES else NoDecoding())
