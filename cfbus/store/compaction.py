@@ -171,7 +171,8 @@ def _join(store: Store, manifest: Manifest, group: Sequence[SegmentRow], now: in
     )  # fmt: skip
     done = manifest.done_of_segments()
     ranges = [(p, shard, start, end) for one in group for p, shard, start, end in done[one.first].tolist()]
-    return joined if manifest.replace_segments(group, joined, merge_ranges(ranges), now, applied) else None
+    swapped = manifest.replace_segments(group, joined, merge_ranges(ranges), now, applied)
+    return joined if swapped else None
 
 
 def _files(store: Store, table: str, segments: Sequence[SegmentRow]) -> list[Path]:

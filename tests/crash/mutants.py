@@ -207,10 +207,10 @@ MUTANTS = (
             ),
             Edit(
                 "store/compaction.py",
-                "    return joined\n",
+                "    return joined if swapped else None\n",
                 "    for table in written:\n"
                 "        publish(staged[table], store.root / names[table])\n"
-                "    return joined\n",
+                "    return joined if swapped else None\n",
             ),
         ),
         "it is gone, though it was sealed",
