@@ -129,7 +129,7 @@ class Broker:
 
     def _answers(self, known: PeerState, message: m.Message, payload: bytes, now: float) -> list[Effect]:
         if isinstance(message, m.Applied):
-            return self.configuring.applied(known, message)
+            return self.configuring.applied(known, message, now)
         if isinstance(message, m.Undrain):
             known.draining = False
             return []

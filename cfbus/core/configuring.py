@@ -130,10 +130,16 @@ class Configuring:
         """It is not here any more."""
         self._told.pop(connection, None)
 
-    def applied(self, known: PeerState, message: m.Applied) -> list[Effect]:
-        """A worker answers. What it says of an older generation is out of date."""
+    def applied(self, known: PeerState, message: m.Applied, now: float) -> list[Effect]:
+        """A worker answers. What it says of an older generation is out of date; said after it took up the one that
+        holds, it has heard the older one later, and is told again."""
         rules = self._broker.rules
-        if message.generation != rules.generation or known.answer == message:
+        if message.generation != rules.generation:
+            if known.answer is not None and known.answer.generation == rules.generation:
+                self._told.setdefault(known.peer.connection, _Told(now))
+            return []
+        if known.answer == message:
+            self._told.pop(known.peer.connection, None)
             return []
         before, known.answer = known.answer, message
         self._told.pop(known.peer.connection, None)

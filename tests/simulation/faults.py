@@ -38,9 +38,9 @@ class Faults:
             (plan.crashes, self._crash_something),
             (plan.stalls, self._stall_the_writer),
             (plan.drains, self._drain_a_worker),
-            (plan.drains / 4, self._drain_all),
             (plan.disk_full, self._fill_disk),
             (plan.drains / 2 if plan.feeders else 0.0, self._world.feeders.drain_one),
+            (plan.drains / 4 if plan.feeders and self._world.seed % 2 == 0 else 0.0, self._drain_all),
             (1.0 if plan.hostile else 0.0, self._forge),
             (plan.reloads, self._world.reloads.reload),
         ):
