@@ -131,15 +131,15 @@ class Configuring:
         self._told.pop(connection, None)
 
     def applied(self, known: PeerState, message: m.Applied, now: float) -> list[Effect]:
-        """A worker answers. What it says of an older generation is out of date, and where it had said more before, it
-        was told of that one late: it is told again."""
+        """A worker answers. What it says of an older generation is out of date; said after it took up the one that
+        holds, it has heard the older one later, and is told again."""
         rules = self._broker.rules
         if message.generation != rules.generation:
-            if known.peer.connection in self._told:
-                return []
-            known.answer = None
-            return [self._tell(known, now)]
+            if known.answer is not None and known.answer.generation == rules.generation:
+                self._told.setdefault(known.peer.connection, _Told(now))
+            return []
         if known.answer == message:
+            self._told.pop(known.peer.connection, None)
             return []
         before, known.answer = known.answer, message
         self._told.pop(known.peer.connection, None)

@@ -20,7 +20,6 @@ EVENTS = (
     "crash: writer with staged results", "crash: writer between commit and COMMIT", "writer stalled with leases out",
     "link broken: worker", "link broken: writer", "cut up: worker", "cut down: worker", "cut up: writer",
     "cut down: writer", "drain", "drain: at once", "left drained", "left in a hurry", "changed nothing: FAILED",
-    "drained by an admin", "undrained by an admin",
     "changed nothing: RELEASE", "forged: slots", "forged: rows", "forged: utf8", "forged: outside", "forged: foreign",
     "forged: unknown", "forged: origin", "forged: crc", "forged: change", "state of several pages",
     "reload: prompts", "reload: sizes", "reload: slot", "reload: same", "reload: gone", "reload: refused",
@@ -30,6 +29,7 @@ EVENTS = (
 FED_MESSAGES = ("ALLOW", "ALLOWED", "FORBID")
 FED_EVENTS = (
     "granted with a feeder", "fed", "fed: no lease", "feeder out of reach", "feeder drains", "feeder comes with leases",
+    "drained by an admin", "undrained by an admin",
     "allow: renewal", "note: feeder.refused", "note: feeder.unreachable", "crash: feeder",
     "crash: feeder between effects", "link broken: feeder", "cut up: feeder", "cut down: feeder",
 )  # fmt: skip

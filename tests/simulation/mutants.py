@@ -176,7 +176,7 @@ MUTANTS = (
                 "if item.index in lease.undone:",
             ),
         ),
-        (26, 21, 3, 86, 30, 41),
+        (74, 90, 300, 375, 392, 403),
         "",
     ),
     Mutant(

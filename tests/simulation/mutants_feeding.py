@@ -63,7 +63,7 @@ FEEDING = (
     Mutant(
         "a feeder takes back what was granted with another",
         (Edit("core/feeding.py", "            if by not in own:\n", "            if False:\n"),),
-        (100645, 100679, 101119, 101200, 101273, 101323, 101584),
+        (100659, 100680, 100748, 100645, 100679, 101119, 101200),
         "granted with another feeder",
     ),
     Mutant(
