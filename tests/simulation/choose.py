@@ -16,6 +16,7 @@ sys.path.insert(0, str(TESTS))
 
 from simulation.mutants import MUTANTS  # noqa: E402
 from simulation.mutants_feeding import FEEDING  # noqa: E402
+from simulation.mutants_redo import REDO  # noqa: E402
 from simulation.test_mutants import plant  # noqa: E402
 from simulation.world import FED_FROM  # noqa: E402
 
@@ -36,7 +37,7 @@ for seed in range(int(sys.argv[2]), int(sys.argv[3])):
 def main() -> None:
     """Print them, six at most for each mutant."""
     wanted, count = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 600
-    for mutant in (each for each in (*MUTANTS, *FEEDING) if wanted in each.name):
+    for mutant in (each for each in (*MUTANTS, *FEEDING, *REDO) if wanted in each.name):
         first = FED_FROM if mutant in FEEDING else 0
         with tempfile.TemporaryDirectory() as folder:
             plant(mutant, Path(folder))

@@ -176,7 +176,7 @@ MUTANTS = (
                 "if item.index in lease.undone:",
             ),
         ),
-        (74, 90, 300, 375, 392, 403),
+        (70, 103, 133, 144, 178),
         "",
     ),
     Mutant(
@@ -277,7 +277,7 @@ MUTANTS = (
                 "return True",
             ),
         ),
-        (15, 57, 118, 120, 139, 161),
+        (75, 115, 191, 274, 299),
         "refused",
     ),
     Mutant(
@@ -351,49 +351,6 @@ MUTANTS = (
         (Edit("core/held.py", "if not {slot.name for slot in self.spec.slots}.issuperset(grant.slots):", "if False:"),),
         (240,),
         "without a prompt",
-    ),
-    Mutant(
-        "what a redo is not over is done again with it",
-        (
-            Edit("core/inventory.py", "if place[0] in self._selected:", "if False:"),
-            Edit(
-                "core/passes.py",
-                "if self._selected is None:\n            return tuple(pairs)",
-                "if True:\n            return tuple(pairs)",
-            ),
-        ),
-        (0, 12, 14),
-        "",
-    ),
-    Mutant(
-        "a redo is granted before all that it is over has come",
-        (Edit("core/catchup.py", "if sum(map(len, selected.values())) == facts.items:", "if selected:"),),
-        (0, 3, 12),
-        "",
-    ),
-    Mutant(
-        "a closed redo goes on",
-        (
-            Edit(
-                "core/granting.py",
-                "if slots.issuperset(walk.slots) and not walk.closed]",
-                "if slots.issuperset(walk.slots)]",
-            ),
-        ),
-        (27, 145, 177, 214),
-        "closed redo is granted",
-    ),
-    Mutant(
-        "a grant does not say what others have of its span",
-        (
-            Edit(
-                "core/granting.py",
-                "done=lease.undone.missing(row.start, row.end)[:MAX_RANGES],",
-                "done=walk.done_in(row.shard, row.start, row.end)[:MAX_RANGES],",
-            ),
-        ),
-        (0, 12, 27),
-        "",
     ),
     Mutant(
         "two passes are opened at a time",

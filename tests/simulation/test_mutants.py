@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from simulation.mutants import MUTANTS, Mutant
 from simulation.mutants_feeding import FEEDING
+from simulation.mutants_redo import REDO
 
 TESTS = Path(__file__).resolve().parents[1]
 PACKAGE = TESTS.parent / "cfbus"
@@ -46,7 +47,7 @@ def plant(mutant: Mutant, folder: Path) -> Path:
     return package
 
 
-@pytest.mark.parametrize("mutant", [*MUTANTS, *FEEDING], ids=lambda mutant: mutant.name.replace(" ", "-"))
+@pytest.mark.parametrize("mutant", [*MUTANTS, *FEEDING, *REDO], ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_is_noticed(mutant: Mutant, tmp_path: Path) -> None:
     package = plant(mutant, tmp_path)
     path = os.pathsep.join([str(tmp_path), str(TESTS)])
