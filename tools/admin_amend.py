@@ -7,6 +7,7 @@ the folder, when no writer has it. Nothing acts before it has been counted, and 
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sys
 import time
@@ -25,9 +26,10 @@ from cfbus.store import amendments
 from cfbus.store.amendments import Request
 from cfbus.store.folder import Store
 from cfbus.store.manifest import Manifest
+from cfbus.store.registry import Registry
 from cfbus.store.registry_text import parse_date
 from cfbus.tools.admin_asking import JSON, Where, as_json, as_text, ask, asker_of, given, moment, run
-from cfbus.tools.asking import Asker, Told
+from cfbus.tools.asking import WHO_OFFLINE, Asker, Told
 from cfbus.tools.screen import answer
 
 POLL_SECONDS = 0.25
@@ -104,13 +106,23 @@ def _offline(settings: Config, verb: str, arguments: Mapping[str, str]) -> Told:
     ):
         seal_all(store, manifest)
         if verb not in VERBS:
+            _note(settings, request)
             name, change = ("tombstone", amendments.restore) if verb == "restore" else ("pass", amendments.close)
             return Told(change(manifest, int(arguments[name]))[0])
+        _note(settings, request)
         plan = plan_of(store, request, store.staging_dir)
         facts: amendments.Facts = ()
         if not (request.dry or plan.empty):
             facts, _ = amendments.carry_out(manifest, request, plan, overrides)
         return Told((*facts, *plan.facts), plan.columns, plan.rows)
+
+
+def _note(settings: Config, request: Request) -> None:
+    """A line in the audit log, where that is on this host, before anything changes."""
+    path = settings.broker.data_dir / "registry.sqlite"
+    if path.exists() and not request.dry:
+        with closing(Registry.open(path, create=False)) as registry:
+            registry.audit(f"uid {os.geteuid()} {WHO_OFFLINE}", request.verb, request.arguments, "begun", time.time())
 
 
 # ---------------------------------------------------------------------- verbs

@@ -108,11 +108,16 @@ def test_a_run_is_looked_at_steered_and_ended(nursery: Nursery, tmp_path: Path) 
     for daemon in (gpu, writer):
         daemon.signal(signal.SIGTERM)
         daemon.ends(0)
-    letters = ask.json("dead-letters")
+    letters = ask.json("--offline", "dead-letters")
     assert letters["dead_letters"] == len(letters["rows"]) > 0
-    assert ask.json("dead-letters", "--by-reason")[0]["count"] == str(letters["dead_letters"])
-    assert ask.json("scan") == {"whole": True, "findings": []}
-    assert ask.json("rebuild-ledger")["aside"]
-    assert ask.json("rebuild-ledger")["aside"] is None
+    assert ask.json("--offline", "dead-letters", "--by", "reason")["rows"][0]["count"] == str(letters["dead_letters"])
+    taken = ask.json("--offline", "requeue", "--where", "item_index = 0", "--set", "length=9")
+    assert (taken["passes"], taken["captions"]) == (2, 1)
+    assert ask.json("--offline", "close-pass", "2")["closed_passes"] == 2
+    noted = [(line["verb"], line["who"].startswith("uid ")) for line in ask.json("--offline", "audit")]
+    assert ("requeue", True) in noted
+    assert ask.json("--offline", "scan") == {"whole": True, "findings": []}
+    assert ask.json("--offline", "rebuild-ledger")["aside"]
+    assert ask.json("--offline", "rebuild-ledger")["aside"] is None
     next((bus.store / "captions").glob("*.parquet")).unlink()
-    assert "not there" in ask("scan", ends=74)
+    assert "not there" in ask("--offline", "scan", ends=74)
