@@ -236,7 +236,7 @@ def tombstones(where: Where, *, in_json: bool) -> None:
 @click.pass_obj
 def passes(where: Where, *, in_json: bool) -> None:
     """All passes: over what, how far, with what set otherwise."""
-    ask(where, "passes", {}, in_json)
+    (_show if where.offline else ask)(where, "passes", {}, in_json)
 
 
 @click.command()

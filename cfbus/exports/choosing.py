@@ -177,9 +177,21 @@ class _Choice:
             ("to_caption", str(sum(_size(selected) * len(slots) for slots, selected in redos))),
         )
         if not items:
-            raise _nothing("No caption is like that, or it waits for a redo already.", self.request.dry, facts)
+            sentence = "No caption is like that, or it waits for a redo already."
+            raise _nothing(self._elsewhere(rows.filter(where)) or sentence, self.request.dry, facts)
         by_slot = self.all("SELECT slot, count(*) FROM matching GROUP BY slot ORDER BY slot")
         return Plan(redos, None, facts, ("slot", "captions"), _cells(by_slot), f"requeue where {where}"[:200])
+
+    def _elsewhere(self, matching: duckdb.DuckDBPyRelation) -> str:
+        """That the condition holds for captions in slots which the configuration has no prompts for."""
+        found = matching.aggregate("slot, count(*) AS n", "slot").order("slot").fetchall()
+        others = [(str(slot), int(count)) for slot, count in found if slot not in self.request.slots]
+        if not others:
+            return ""
+        told = ", ".join(f"{count} in {display(slot, 40)}" for slot, count in others)
+        return (
+            f"Only captions in slots that the configuration does not have are like that: {told}. Is it the run's own?"
+        )
 
     def revoke_rows(self) -> Plan:
         """Rows of a contributor, key or worker up to now count no more, and their items are captioned again."""

@@ -1,4 +1,4 @@
-"""What an admin can ask to see of a store: dead letters, tombstones, what differs. Reads only.
+"""What an admin can ask to see of a store: dead letters, tombstones, passes, what differs. Reads only.
 
 Invariant: what is shown is bounded, and how much there is in all is said.
 """
@@ -21,7 +21,7 @@ SHOWN = 200
 
 def look(store: Store, request: Request) -> Plan:
     """The answer, as facts and a table."""
-    looks = {"dead-letters": dead_letters, "tombstones": tombstones, "scan": differences}
+    looks = {"dead-letters": dead_letters, "tombstones": tombstones, "passes": passes, "scan": differences}
     if request.verb not in looks:
         raise UsageError(f"The writer knows no {request.verb!r}.", "Is it older than the broker?")
     return looks[request.verb](store, request)
@@ -55,6 +55,25 @@ def tombstones(store: Store, _request: Request) -> Plan:
         rows.append((str(one.number), one.state, one.why, one.who, *counts, ", ".join(redos)))
     columns = ("tombstone", "state", "of", "by", "captions", "dead_letters", "passes")
     return Plan(facts=(("tombstones", str(len(stones))),), columns=columns, rows=tuple(rows))
+
+
+def passes(store: Store, _request: Request) -> Plan:
+    """All passes; of what is done that which is sealed."""
+    with closing(Manifest.open(store)) as manifest:
+        listed = sum(shard.length for shard in manifest.shards())
+        done: Counter[int] = Counter()
+        for number, _, start, end in manifest.done():
+            done[number] += end - start
+        rows = []
+        for row in manifest.passes():
+            items = listed if row.items is None else row.items
+            state = "closed" if row.closed else "complete" if done[row.number] == items else "open"
+            with_ = ", ".join(f"{name}={value}" for name, value in row.redo.overrides) if row.redo is not None else ""
+            kind = "redo" if row.redo is not None else "all items"
+            rows.append(
+                (str(row.number), kind, ", ".join(row.slots), str(items), str(done[row.number]), "0", state, with_)
+            )
+    return Plan(columns=("pass", "of", "slots", "items", "done", "held", "state", "set"), rows=tuple(rows))
 
 
 def differences(store: Store, _request: Request) -> Plan:

@@ -78,6 +78,14 @@ def test_each_set_of_slots_is_a_redo_over_exactly_its_items(asking: Asking) -> N
     }
 
 
+def test_a_configuration_of_another_run_is_told_from_a_condition_that_nothing_meets(asking: Asking) -> None:
+    request = Request("requeue", {"where": "length(caption) = 3"}, ("other",), "f" * 16, "mia", 7)
+    with pytest.raises(UsageError, match="slots that the configuration does not have are like that: 1 in short"):
+        plan_of(asking.shop.store, request, asking.shop.root / "staging")
+    with pytest.raises(UsageError, match="No caption is like that"):
+        asking.plan("requeue", where="length(caption) = 77")
+
+
 def test_neighbours_are_one_range(asking: Asking) -> None:
     assert over(asking.plan("requeue", where="true")) == {("short", "tags"): [[0, 0, 4], [1, 0, 2]]}
 
@@ -150,6 +158,10 @@ def test_looking(asking: Asking) -> None:
     assert facts(asking.look("dead-letters")) == {"dead_letters": 0}
     with pytest.raises(UsageError, match="not counted by 'colour'"):
         asking.look("dead-letters", by="colour")
+    assert [row[:5] for row in asking.look("passes").rows] == [
+        ("1", "all items", "short, tags", "7", "6"),
+        ("2", "redo", "short, tags", "2", "0"),
+    ]
     assert asking.look("scan").rows == ()
     first = asking.shop.store.root / "captions" / "0000000000000001.parquet"
     first.unlink()

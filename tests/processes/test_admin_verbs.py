@@ -114,6 +114,7 @@ def test_a_run_is_looked_at_steered_and_ended(nursery: Nursery, tmp_path: Path) 
     taken = ask.json("--offline", "requeue", "--where", "item_index = 0", "--set", "length=9")
     assert (taken["passes"], taken["captions"]) == (2, 1)
     assert ask.json("--offline", "close-pass", "2")["closed_passes"] == 2
+    assert [row["state"] for row in ask.json("--offline", "passes")] == ["complete", "closed"]
     noted = [(line["verb"], line["who"].startswith("uid ")) for line in ask.json("--offline", "audit")]
     assert ("requeue", True) in noted
     assert ask.json("--offline", "scan") == {"whole": True, "findings": []}
