@@ -145,6 +145,23 @@ def test_a_changed_spec_holds_for_later_items(kind: str, make: Make, pictures: P
         assert is_later[kind] == (index >= 12)
 
 
+@pytest.mark.parametrize("kind", ["scripted", pytest.param("vllm", marks=NEEDS_VLLM)])
+def test_overrides_hold_for_the_items_that_have_them(kind: str, make: Make, pictures: Pictures) -> None:
+    name, value = {"scripted": ("length", "200"), "vllm": ("max_tokens", "2")}[kind]
+    items = [
+        item._replace(slots=("short",), overrides=((name, value),) if item.index % 2 else ())
+        for item in pictures.draw(8)
+    ]
+    outcomes = Outcomes()
+    engine = make(pictures.read, outcomes)
+    engine.use(spec_of(kind, {"short": "in detail"}, length=100))
+    engine.submit(items)
+    for index, outcome in outcomes.wait_for(len(items)).items():
+        caption = outcome.captions[0]
+        size = len(caption.text) if kind == "scripted" else caption.output_tokens
+        assert size == {"scripted": (100, 200), "vllm": (5, 2)}[kind][index % 2]
+
+
 def test_close_is_prompt_and_fails_what_is_left(kind: str, make: Make) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
