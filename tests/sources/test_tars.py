@@ -339,7 +339,7 @@ def test_reading_a_range_costs_its_bytes_once(tmp_path: Path) -> None:
 
 def test_files_are_kept_open_and_let_go(tmp_path: Path) -> None:
     def descriptors() -> int:
-        return sum("s-" in str(each.resolve()) for each in Path("/proc/self/fd").iterdir())
+        return sum(each.resolve().is_relative_to(tmp_path) for each in Path("/proc/self/fd").iterdir())
 
     for n in range(10):
         make_tar(tmp_path / f"s-{n}.tar", sample("a"), "w:gz" if n % 2 else "w")
