@@ -33,6 +33,7 @@ from cfbus.daemons.scanning import Scanning
 from cfbus.daemons.taking_up import count, facts_of, take_up
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
 from cfbus.link import Link
+from cfbus.store.arrays import without_pandas
 from cfbus.store.durable import probe_room
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal, JournalFile
@@ -371,6 +372,7 @@ def command(server: str | None, data_dir: Path | None, wait: float, **common: ob
 
 def main() -> None:
     """Entry point."""
+    without_pandas()
     command()
 
 

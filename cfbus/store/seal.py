@@ -365,4 +365,5 @@ def seal_error(exit_code: int, said: str, path: Path) -> CfbusError:
 
 
 if __name__ == "__main__":
+    arrays.without_pandas()
     sys.exit(main(sys.argv[1:]))
