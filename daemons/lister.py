@@ -16,6 +16,7 @@ from cfbus.config_dataset import Dataset
 from cfbus.errors import EXIT_DONE
 from cfbus.runtime import last_frame
 from cfbus.sources.opening import open_source
+from cfbus.store.arrays import without_pandas
 from cfbus.store.folder import Store
 from cfbus.store.left_out import NAME, Thing, write_left_out
 from cfbus.store.listing import Known, write_listing
@@ -46,6 +47,7 @@ def list_source(root: Path, dataset: Dataset) -> int:
 
 def main() -> None:
     """Entry point: STORE, and the dataset on standard input."""
+    without_pandas()
     logs.setup("lister")
     root, dataset = Path(sys.argv[1]), Dataset.model_validate(json.load(sys.stdin))
     sys.exit(last_frame(lambda: list_source(root, dataset)))

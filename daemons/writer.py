@@ -33,6 +33,7 @@ from cfbus.daemons.scanning import Scanning
 from cfbus.daemons.taking_up import count, facts_of, take_up
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
 from cfbus.link import Link
+from cfbus.store.arrays import without_pandas
 from cfbus.store.durable import probe_room
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal, JournalFile
@@ -44,6 +45,8 @@ from cfbus.store.snapshots import write_contributors, write_jobs
 
 LISTING_BYTES = 256 * 1024
 FLUSH_BYTES = 4 << 20
+FLUSH_SECONDS = 0.05
+"""Transactions are so far apart, unless much waits: results that share one share its flush and its COMMIT."""
 MAX_BACKLOG_SEGMENTS = 4
 SEAL_RETRY_SECONDS = 10.0
 MAX_SEAL_DEATHS = 3
@@ -108,6 +111,7 @@ class WriterDaemon:
         )
         self._amender = Amender(self._loop, self._store, self._manifest, self._amended, self._ended)
         self._put_off: list[StartTask] = []
+        self._flush_at = 0.0
 
     def serve(self) -> int:
         """Until asked to stop; then what is durable is sealed."""
@@ -142,15 +146,16 @@ class WriterDaemon:
     # ------------------------------------------------------------------ turns
 
     def _turn(self, at: float) -> float:
-        self._flush(at)
+        if at >= self._flush_at or self._loop.stop_requests:
+            self._flush(at)
         if self._loop.stop_requests:
             return self._stop(at)
         if at >= self._core.next_deadline():
             self._carry_out(self._core.tick(at))
         look = min(self._link.tick(at), self._key_age.look(at))
         self._seal(at)
-        times = [look, max(self._core.next_deadline(), at + 0.01), self._seal_at()]
-        return min(times)
+        flush_at = self._flush_at if self._core.has_staged else float("inf")
+        return min(look, max(self._core.next_deadline(), at + 0.01), self._seal_at(), flush_at)
 
     def _stop(self, at: float) -> float:
         """Take nothing more, seal what is durable, then end; asked twice, end now: the journal keeps it."""
@@ -183,6 +188,7 @@ class WriterDaemon:
         """Make what has arrived durable, all of it in one transaction, and only then say so."""
         if not self._core.has_staged:
             return
+        self._flush_at = at + FLUSH_SECONDS
         frames = self._core.staged_frames()
         try:
             self._journal.append(frames)
@@ -371,6 +377,7 @@ def command(server: str | None, data_dir: Path | None, wait: float, **common: ob
 
 def main() -> None:
     """Entry point."""
+    without_pandas()
     command()
 
 

@@ -30,6 +30,8 @@ NO_SEED = -(1 << 63)
 FLAGS = ("empty", "truncated", "refused", "repeated")
 """What may be remarked of a caption: bit i of its ``flags`` stands for word i."""
 MAX_WORDS = 255
+_CODES = bytes(range(MAX_WORDS))
+_LENGTH, _UNSIGNED = np.dtype("<i4"), np.dtype("<u4")
 MAX_WORD_BYTES = 512
 
 
@@ -304,10 +306,12 @@ def _check_text(name: str, value: object, rows: int, limit: int, *, utf8: bool) 
     lengths_raw, data = _pair(name, value)
     if not isinstance(lengths_raw, bytes) or not isinstance(data, bytes) or len(lengths_raw) != 4 * rows:
         raise TableError(f"{name} has a wrong length")
-    lengths = np.frombuffer(lengths_raw, "<i4")
-    if rows and int(lengths.view("<u4").max()) > limit:  # a negative one is very large then
+    lengths = np.frombuffer(lengths_raw, _LENGTH)
+    if not data and lengths_raw.count(0) == len(lengths_raw):
+        return TextColumn(lengths, data)  # no text at all, which is common and needs no sums
+    if rows and int(np.maximum.reduce(lengths.view(_UNSIGNED))) > limit:  # a negative one is very large then
         raise TableError(f"{name} has a text that is too long")
-    if int(lengths.sum(dtype=np.int64)) != len(data):
+    if int(np.add.reduce(lengths, dtype=np.int64)) != len(data):
         raise TableError(f"{name} has lengths that do not add up")
     column = TextColumn(lengths, data)
     if utf8 and not data.isascii():
@@ -333,7 +337,6 @@ def _check_words(name: str, value: object, rows: int) -> WordColumn:
         raise TableError(f"{name} has a wrong length")
     if not isinstance(words, tuple | list) or len(words) > MAX_WORDS:
         raise TableError(f"{name} has no short list of words")
-    codes = np.frombuffer(codes_raw, np.uint8)
-    if rows and int(codes.max()) >= len(words):
+    if codes_raw.translate(None, _CODES[: len(words)]):  # all that have a word are taken out
         raise TableError(f"{name} has a code without a word")
-    return WordColumn(codes, tuple(_word(word) for word in words))
+    return WordColumn(np.frombuffer(codes_raw, np.uint8), tuple(_word(word) for word in words))

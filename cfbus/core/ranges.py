@@ -71,7 +71,7 @@ class RangeSet:
             return 0
         low = bisect_left(self._ends, start)
         high = bisect_right(self._starts, end)
-        before = sum(self._ends[at] - self._starts[at] for at in range(low, high))
+        before = sum(self._ends[low:high]) - sum(self._starts[low:high])
         if low < high:
             start = min(start, self._starts[low])
             end = max(end, self._ends[high - 1])
@@ -89,12 +89,12 @@ class RangeSet:
         high = bisect_left(self._starts, end)
         if low >= high:
             return 0
-        before = sum(self._ends[at] - self._starts[at] for at in range(low, high))
-        rest = [(self._starts[low], start), (end, self._ends[high - 1])]
-        kept = [(a, b) for a, b in rest if a < b]
-        self._starts[low:high] = [a for a, _ in kept]
-        self._ends[low:high] = [b for _, b in kept]
-        removed = before - sum(b - a for a, b in kept)
+        first, last = self._starts[low], self._ends[high - 1]
+        gaps = sum(self._starts[low + 1 : high]) - sum(self._ends[low : high - 1])
+        left, right = first < start, end < last
+        self._starts[low:high] = [first] * left + [end] * right
+        self._ends[low:high] = [start] * left + [last] * right
+        removed = min(end, last) - max(start, first) - gaps
         self._count -= removed
         return removed
 

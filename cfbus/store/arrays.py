@@ -5,7 +5,9 @@ Knows the kinds of columns (`cfbus.bus.columns`) and Arrow's buffers; nothing of
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,21 @@ import pyarrow.compute as pc
 
 from cfbus.bus.columns import FLAGS, TextColumn
 from cfbus.store.schema import HASH_BYTES
+
+
+class _NoPandas(MetaPathFinder):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("this program does without pandas", name=fullname)
+
+
+def without_pandas() -> None:
+    """For a program that makes arrays and no data frames; before its first array.
+
+    Where pandas is installed Arrow imports it with the first array, to know it by sight: more time of the processor
+    than sealing takes for tens of thousands of captions.
+    """
+    sys.meta_path.insert(0, _NoPandas())
 
 
 def number(word: str) -> int | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import sys
@@ -48,6 +49,8 @@ GROUP_BYTES = 64 << 20
 """A row group ends at whichever of the two comes first."""
 _ZSTD_LEVEL = 3
 _NICE = 5
+_GC_THRESHOLD = 10_000
+"""Frames have no cycles worth looking for often."""
 Bits = npt.NDArray[np.bool_]
 
 
@@ -365,4 +368,7 @@ def seal_error(exit_code: int, said: str, path: Path) -> CfbusError:
 
 
 if __name__ == "__main__":
+    arrays.without_pandas()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
     sys.exit(main(sys.argv[1:]))

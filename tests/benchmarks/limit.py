@@ -29,6 +29,7 @@ from cfbus.core.outcome import Outcome, WorkItem
 from cfbus.core.results import pack
 from cfbus.core.worker import WorkerRules
 from cfbus.engines.scripted import ScriptedEngine
+from cfbus.store import arrays
 from cfbus.store.schema import SCHEMAS, word_columns
 
 RESULT_ITEMS = 64
@@ -130,6 +131,7 @@ def store(made: Sequence[bytes], folder: Path) -> Path:
 
 def measure(items: int, folder: Path) -> Limit:
     """Time the limit in this process."""
+    arrays.without_pandas()
     made = frames(items)
     cpu, busy, began = time.process_time(), machine_busy(), time.monotonic()
     path = store(made, folder)

@@ -363,3 +363,13 @@ def test_the_names_that_people_know_come_first() -> None:
 def test_sealing_starts_without_what_it_does_not_need() -> None:
     program = "import sys, cfbus.store.seal; print(sorted({'zmq', 'PIL', 'duckdb', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_child_makes_its_arrays_without_pandas(
+    opened: Opened, simple: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "aside").mkdir()
+    (tmp_path / "aside" / "pandas.py").write_text("raise SystemExit('pandas was imported')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "aside"))
+    child = in_child(opened, closed_file(opened, simple))
+    assert (child.returncode, child.stderr) == (0, "")
