@@ -177,6 +177,10 @@ def test_a_role_stays_at_its_own_port(bench: Bench, role: Role, domain: str) -> 
     assert watch.dead
 
 
+TWO_QUEUES = 2000
+"""So many messages lie between two sockets of libzmq's usual lengths, and the next one waits."""
+
+
 def test_a_monitor_that_nobody_reads_stops_nothing(bench: Bench) -> None:
     noisy = bench.adopt(zmq.ROUTER)
     unread = sockets.monitor(noisy, zmq.EVENT_ALL)
@@ -184,9 +188,9 @@ def test_a_monitor_that_nobody_reads_stops_nothing(bench: Bench) -> None:
         noisy.bind("tcp://127.0.0.1:*")
         noisy.unbind(noisy.getsockopt_string(zmq.LAST_ENDPOINT))
     told = 0
-    while told < 3000 and unread.poll(10_000):
+    while told <= TWO_QUEUES and unread.poll(10_000):
         unread.recv_multipart()
         told += 1
-    assert told == 3000
+    assert told > TWO_QUEUES, "at most what queues of the usual length hold: whoever tells more would stand still"
     noisy.disable_monitor()
     unread.close(0)

@@ -81,8 +81,8 @@ def test_a_run_is_looked_at_steered_and_ended(nursery: Nursery, tmp_path: Path) 
 
         ask("pause")
         assert "paused" in ask("health")
-        held = ask.json("reset", shard, "--dry-run")
-        assert held["leases"] == len(ask.json("leases"))
+        before = ask.json("leases")  # while nothing is granted they can only become fewer
+        assert 1 <= ask.json("reset", shard, "--dry-run")["leases"] <= len(before)
         assert ask.json("reset", "--contributor", worker["contributor"])["leases"] >= 1
         until("the leases are gone", lambda: not ask.json("leases"))
         ask("resume")
