@@ -32,7 +32,8 @@ from cfbus.tools.admin_asking import JSON, Where, as_json, as_text, ask, asker_o
 from cfbus.tools.asking import WHO_OFFLINE, Asker, Told
 from cfbus.tools.screen import answer
 
-POLL_SECONDS = 0.25
+POLL_SECONDS, MOST_POLL_SECONDS = 0.25, 10.0
+"""Each look is a line in the audit log: the longer it takes, the less often."""
 MOST_SECONDS = 3600.0
 DRY = click.option("--dry-run", is_flag=True, help="Only count.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -51,13 +52,14 @@ def asked(where: Where, verb: str, arguments: Mapping[str, str]) -> Told:
 
 
 def _awaited(asker: Asker, task: str) -> Told:
-    deadline = time.monotonic() + MOST_SECONDS
+    deadline, pause = time.monotonic() + MOST_SECONDS, POLL_SECONDS
     try:
         while time.monotonic() < deadline:
             told = asker.ask("task", {"task": task})
             if dict(told.facts)["state"] == "done":
                 return Told(told.facts[1:], told.columns, told.rows)
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause)
+            pause = min(2 * pause, MOST_POLL_SECONDS)
     except KeyboardInterrupt:
         click.echo(f"The writer goes on with it. What came of it: cfbus-admin task {task}", err=True)
         raise

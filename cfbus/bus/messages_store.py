@@ -149,8 +149,8 @@ class Task(Message):
 
     `scan`: list what the source holds and is not listed yet. `open-pass`: make `slots` a new pass.
     `seal`: seal all that is durable. `jobs`, `contributors`: replace that snapshot by the payload.
-    `amend`: change what counts of what is stored; `look`: read it. Both do `verb` with `arguments`; `slots` are those
-    of the configuration. What is durable is sealed first.
+    `amend`: change what counts of what is stored, when what is durable is sealed; `look`: read it. Both do `verb` with
+    `arguments`; `slots` are those of the configuration.
     """
 
     TAG: ClassVar[str] = "TASK"

@@ -7,6 +7,7 @@ a COMMIT that does not follow on the one before means that one was lost, and the
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -31,13 +32,22 @@ RECORDS_SECONDS = 60.0
 ASK_AGAIN_SECONDS = 10.0
 
 
+@dataclass(slots=True)
+class _Coming:
+    """A redo, and as much of what it is over as has come: so many items, by shard."""
+
+    facts: m.PassFacts
+    selected: dict[int, RangeSet] = field(default_factory=dict)
+    items: int = 0
+
+
 class CatchUp:
     """The broker's picture of the store, and the tasks that it has given to the writer."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._tasks: dict[str, m.Task] = {}
-        self._coming: dict[int, tuple[m.PassFacts, dict[int, RangeSet]]] = {}  # redos, as long as not all is there
+        self._coming: dict[int, _Coming] = {}  # redos, as long as not all is there
         self._asked_at = 0.0
         self._writer_instance = ""
         self._payloads: dict[str, bytes] = {}
@@ -154,18 +164,19 @@ class CatchUp:
         elif facts.items is None:
             broker.passes[number] = Pass(number, facts.slots, broker.shards)
         else:
-            self._coming.setdefault(number, (facts, {}))
+            self._coming.setdefault(number, _Coming(facts))
             self._select(number, 0, ())
 
     def _select(self, number: int, shard: int, pairs: tuple[Pair, ...]) -> None:
         """What a redo is over; when all of it has come it is a pass."""
         if number not in self._coming:
             return
-        facts, selected = self._coming[number]
+        coming = self._coming[number]
+        facts = coming.facts
         if pairs:
-            selected.setdefault(shard, RangeSet()).update(pairs)
-        if sum(map(len, selected.values())) == facts.items:
-            walk = Pass(number, facts.slots, self._broker.shards, selected, facts.overrides)
+            coming.items += coming.selected.setdefault(shard, RangeSet()).update(pairs)
+        if coming.items == facts.items:
+            walk = Pass(number, facts.slots, self._broker.shards, coming.selected, facts.overrides)
             walk.closed = facts.closed
             self._broker.passes[number] = walk
             del self._coming[number]

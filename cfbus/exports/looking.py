@@ -39,8 +39,7 @@ def dead_letters(store: Store, request: Request) -> Plan:
             raise UsageError(f"Dead letters are not counted by {by!r}.", f"By one of: {', '.join(LETTERS)}.")
         counts = Counter(_cell(row[by]) for row in rows).most_common()
         return Plan(facts=facts, columns=(by, "count"), rows=tuple((name, str(count)) for name, count in counts))
-    shown = int(request.arguments.get("limit", SHOWN))
-    cells = tuple(tuple(_cell(row[name]) for name in LETTERS) for row in rows[:shown])
+    cells = tuple(tuple(_cell(row[name]) for name in LETTERS) for row in rows[:SHOWN])
     return Plan(facts=facts, columns=LETTERS, rows=cells)
 
 

@@ -20,7 +20,7 @@ REDO = (
     ),
     Mutant(
         "a redo is granted before all that it is over has come",
-        (Edit("core/catchup.py", "if sum(map(len, selected.values())) == facts.items:", "if selected:"),),
+        (Edit("core/catchup.py", "if coming.items == facts.items:", "if coming.items:"),),
         (0, 3, 12),
         "",
     ),
