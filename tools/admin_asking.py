@@ -92,7 +92,7 @@ def as_json(told: Told) -> str:
 
 def as_text(told: Told) -> str:
     """The table for a person; one long row goes downwards."""
-    if not told.columns:
+    if not told.columns or (told.facts and not told.rows):
         lines = []
     elif len(told.rows) == 1:
         lines = _downwards(told)

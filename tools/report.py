@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow.dataset as ds
 from rich.console import Console
 
 from cfbus.errors import EXIT_DEAD_LETTERS, EXIT_DONE
 from cfbus.logs import display
 from cfbus.store.left_out import NAME, LeftOut
+from cfbus.store.view import open_view
 from cfbus.tools.progress import duration
 
 SHOWN_FAILURES = 5
@@ -50,7 +50,7 @@ def opening(report: Report) -> str:
 
 def failures(out: Path, most: int) -> list[tuple[str, str]]:
     """Key and reason of some dead letters, at most so many."""
-    table = ds.dataset(out / "failures", format="parquet").head(most, columns=["item_key", "detail", "reason"])
+    table = open_view(out).failures.dataset().head(most, columns=["item_key", "detail", "reason"])
     return [(row["item_key"], row["detail"] or row["reason"]) for row in table.to_pylist()]
 
 

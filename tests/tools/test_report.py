@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from cfbus.store.folder import Store
+from cfbus.store.manifest import Manifest
+from cfbus.store.manifest_rows import SegmentRow, Tombstone, merge_ranges
+from cfbus.store.schema import SCHEMAS
+from cfbus.store.tombstones import NO_END
 from cfbus.tools import report
 from cfbus.tools.report import Report
 
@@ -21,13 +27,25 @@ def shown(given: Report) -> tuple[int, str]:
 
 
 def dead_letters(out: Path, count: int) -> None:
-    (out / "failures").mkdir()
-    rows = {
+    """A store with a segment of so many."""
+    rows: dict[str, list[object]] = {
         "item_key": [f"{number}.jpg" for number in range(count)],
+        "item_index": list(range(count)),
         "detail": ["cut\x1b[31m off" if number % 2 else None for number in range(count)],
         "reason": ["truncated"] * count,
     }
-    pq.write_table(pa.table(rows), out / "failures" / "0.parquet")
+    schema = SCHEMAS["failures"]
+    columns = [
+        pa.array(rows.get(one.name, [None] * count), getattr(one.type, "value_type", one.type)).cast(one.type)
+        for one in schema
+    ]
+    with Store.open(out, "pictures", create=True) as store, closing(Manifest.open(store)) as manifest:
+        path = store.table_path("failures", 1)
+        pq.write_table(pa.table(columns, schema=schema), path)
+        manifest.add_pass(["short"])
+        name = str(path.relative_to(out))
+        row = SegmentRow(1, 1, (name,), 0, count, path.stat().st_size, 1, {})
+        manifest.add_segment(row, merge_ranges([(1, 0, 0, count)]))
 
 
 @pytest.mark.parametrize(
@@ -68,3 +86,11 @@ def test_many_dead_letters_do_not_fill_the_screen(tmp_path: Path) -> None:
     _, said = shown(Report(tmp_path, "pictures", 1000, 500, 500, 1.0))
     assert said.count("truncated") + said.count("cut") == report.SHOWN_FAILURES
     assert "  …\n" in said
+
+
+def test_a_dead_letter_that_was_reopened_is_not_named(tmp_path: Path) -> None:
+    dead_letters(tmp_path, 2)
+    assert len(report.failures(tmp_path, 9)) == 2
+    with Store.open(tmp_path, "pictures", create=False) as store, closing(Manifest.open(store)) as manifest:
+        manifest.amend([], Tombstone(1, (("item_key", "0.jpg"),), ("failures",), NO_END, 0, "reopen", "mia", "7", 1))
+    assert [key for key, _ in report.failures(tmp_path, 9)] == ["1.jpg"]
