@@ -31,6 +31,7 @@ def dead_letters(out: Path, count: int) -> None:
     rows: dict[str, list[object]] = {
         "item_key": [f"{number}.jpg" for number in range(count)],
         "item_index": list(range(count)),
+        "commit_seq": [1] * count,
         "detail": ["cut\x1b[31m off" if number % 2 else None for number in range(count)],
         "reason": ["truncated"] * count,
     }
