@@ -16,7 +16,10 @@ READ_BYTES = 1 << 16
 
 
 class Chore:
-    """A running child. ``on_line`` gets each line of its output, ``on_end`` its exit code and its stderr."""
+    """A running child. ``on_line`` gets each line of its output, ``on_end`` its exit code and its stderr.
+
+    Its input is ``stdin`` and then, if there is to be ``more``, what it is told.
+    """
 
     def __init__(
         self,
@@ -26,6 +29,8 @@ class Chore:
         on_line: Callable[[bytes], None],
         on_end: Callable[[int, str], None],
         stdin: bytes = b"",
+        *,
+        more: bool = False,
     ) -> None:
         self._loop = loop
         self._on_line = on_line
@@ -39,15 +44,24 @@ class Chore:
             pass_fds=(lock_fd,),
             start_new_session=True,
         )
-        assert self._child.stdin is not None
         assert self._child.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it is dead already, which is told like any other end
-            self._child.stdin.write(stdin)
-            self._child.stdin.flush()
-        with contextlib.suppress(BrokenPipeError):
-            self._child.stdin.close()
+        self.tell(stdin)
+        if not more:
+            self._close_input()
         self._fd = self._child.stdout.fileno()
         loop.watch(self._fd, self._readable)
+
+    def tell(self, data: bytes) -> None:
+        """Write to its input. One that is dead already is told of like any other end."""
+        assert self._child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.write(data)
+            self._child.stdin.flush()
+
+    def _close_input(self) -> None:
+        assert self._child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.close()
 
     def _readable(self) -> None:
         data = os.read(self._fd, READ_BYTES)
@@ -57,6 +71,7 @@ class Chore:
         if data:
             return
         self._loop.unwatch(self._fd)
+        self._close_input()
         assert self._child.stdout is not None
         assert self._child.stderr is not None
         with self._child.stdout, self._child.stderr:
@@ -68,6 +83,7 @@ class Chore:
         self._loop.unwatch(self._fd)
         self._child.kill()
         self._child.wait()
+        self._close_input()
         for pipe in (self._child.stdout, self._child.stderr):
             if pipe is not None:
                 pipe.close()

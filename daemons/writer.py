@@ -6,7 +6,6 @@ All that arrived in one turn is one transaction; only after it is the broker tol
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,11 +24,11 @@ from cfbus.core.tasks import Answer
 from cfbus.core.writer import Writer, WriterRules
 from cfbus.daemons import figures
 from cfbus.daemons.amender import Amender
-from cfbus.daemons.chores import Chore
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.key_age import KeyAge
 from cfbus.daemons.metrics import Figure, Metrics
 from cfbus.daemons.scanning import Scanning
+from cfbus.daemons.sealer import Sealer
 from cfbus.daemons.taking_up import count, facts_of, take_up
 from cfbus.errors import EXIT_DONE, DiskFullError, UnsafeError
 from cfbus.link import Link
@@ -40,7 +39,7 @@ from cfbus.store.journal import Journal, JournalFile
 from cfbus.store.listing import listing_page
 from cfbus.store.manifest import Manifest
 from cfbus.store.manifest_rows import PassRow
-from cfbus.store.seal import Sealed, record, seal_command, seal_error
+from cfbus.store.seal import Sealed, record, seal_error
 from cfbus.store.snapshots import write_contributors, write_jobs
 
 LISTING_BYTES = 256 * 1024
@@ -98,9 +97,7 @@ class WriterDaemon:
         )
         self._metrics = Metrics(settings, "writer", self._loop, self._figures)
         self._key_age = KeyAge()
-        self._sealing: Chore | None = None
-        self._sealing_file: JournalFile | None = None
-        self._seal_result: Sealed | None = None
+        self._sealer = Sealer(self._loop, self._store, self._sealed, self._not_sealed)
         self._seal_tasks: list[_SealTask] = []
         self._seal_retry_at = 0.0
         self._seal_deaths = 0
@@ -132,8 +129,7 @@ class WriterDaemon:
         self._metrics.close()
         self._scanning.end()
         self._amender.end()
-        if self._sealing is not None:
-            self._sealing.end()
+        self._sealer.end()
         self._link.close()
         self._context.term()
         self._journal.close()
@@ -152,8 +148,8 @@ class WriterDaemon:
             return self._stop(at)
         if at >= self._core.next_deadline():
             self._carry_out(self._core.tick(at))
-        look = min(self._link.tick(at), self._key_age.look(at))
         self._seal(at)
+        look = min(self._link.tick(at), self._key_age.look(at), self._sealer.tick(at))
         flush_at = self._flush_at if self._core.has_staged else float("inf")
         return min(look, max(self._core.next_deadline(), at + 0.01), self._seal_at(), flush_at)
 
@@ -300,8 +296,8 @@ class WriterDaemon:
                 self._task(task)
         closed = self._journal.closed()
         self._core.backlog = self._journal.size() + sum(file.size for file in closed)
-        if closed and self._sealing is None and at >= self._seal_retry_at:
-            self._start_seal(closed[0])
+        if closed and not self._sealer.busy and at >= self._seal_retry_at:
+            self._sealer.begin(closed[0])
         while self._seal_tasks and self._manifest.last_position() >= self._seal_tasks[0].position:
             done = self._seal_tasks.pop(0).task
             if done.kind == "amend":
@@ -317,36 +313,24 @@ class WriterDaemon:
             return
         self._journal_since = None
 
-    def _start_seal(self, file: JournalFile) -> None:
-        assert self._store.lock_fd is not None
-        self._sealing_file, self._seal_result = file, None
-        command = seal_command(self._store.root, file.path)
-        self._sealing = Chore(self._loop, command, self._store.lock_fd, self._seal_said, self._seal_ended)
-
-    def _seal_said(self, line: bytes) -> None:
-        fields = json.loads(line)
-        self._seal_result = Sealed(**{**fields, "files": tuple(fields["files"])})
-
-    def _seal_ended(self, exit_code: int, said: str) -> None:
-        self._sealing = None
-        assert self._sealing_file is not None
-        if exit_code == DiskFullError.exit_code:
-            self._no_room(runtime.now(), said)
-            return
-        if exit_code < 0 and self._seal_deaths < MAX_SEAL_DEATHS:
-            self._seal_deaths += 1
-            self._try_later(runtime.now(), f"the child that seals ended by signal {-exit_code}")
-            return
+    def _sealed(self, file: JournalFile, sealed: Sealed) -> None:
         self._seal_deaths = 0
-        if exit_code != EXIT_DONE or self._seal_result is None:
-            raise seal_error(exit_code, said, self._sealing_file.path)
         try:
-            row = record(self._manifest, self._journal, self._sealing_file, self._seal_result)
+            row = record(self._manifest, self._journal, file, sealed)
         except DiskFullError as error:
             self._no_room(runtime.now(), str(error))
             return
         self._pace.sealed(row.size)
         self._log.info("segment.sealed", rows=row.rows, failures=row.failures, bytes=row.size, first=row.first)
+
+    def _not_sealed(self, file: JournalFile, exit_code: int, said: str) -> None:
+        if exit_code == DiskFullError.exit_code:
+            self._no_room(runtime.now(), said)
+        elif exit_code < 0 and self._seal_deaths < MAX_SEAL_DEATHS:
+            self._seal_deaths += 1
+            self._try_later(runtime.now(), f"the child that seals ended by signal {-exit_code}")
+        else:
+            raise seal_error(exit_code, said, file.path)
 
     def _no_room(self, at: float, why: str) -> None:
         """While there is room for the journal the work goes on; when the broker waits for this, people have to know."""

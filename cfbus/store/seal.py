@@ -1,7 +1,8 @@
 """Sealing: a closed journal file becomes one immutable parquet segment per table.
 
-Runs in a child process (``python -m cfbus.store.seal STORE JOURNAL``): it prints one line of JSON and exits
-as ``cfbus.errors`` says. Knows nothing of the manifest; ``record`` is what the parent does afterwards.
+Runs in a child process (``python -m cfbus.store.seal STORE``): for each line of its input, the name of a journal
+file, it prints one line of JSON. It ends with its input, or, as ``cfbus.errors`` says, at a file that it cannot seal.
+Knows nothing of the manifest; ``record`` is what the parent does afterwards.
 
 Invariants: the files are durable under their final names before the result is told; the same journal file
 makes the same files under the same names, so sealing again after a crash is harmless; memory is bounded by
@@ -66,9 +67,14 @@ class Sealed:
     last: int
 
 
-def seal_command(store: Path, journal: Path) -> list[str]:
-    """How to start a seal as a child process."""
-    return [sys.executable, "-P", "-m", "cfbus.store.seal", str(store), str(journal)]
+def seal_command(store: Path) -> list[str]:
+    """How to start the child process that seals."""
+    return [sys.executable, "-P", "-m", "cfbus.store.seal", str(store)]
+
+
+def seal_order(journal: Path) -> bytes:
+    """What makes it seal this file of its store's journal."""
+    return f"{journal.name}\n".encode()
 
 
 def seal_journal(store_path: Path, journal_path: Path) -> Sealed:
@@ -348,15 +354,19 @@ class _Group:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The child process: STORE JOURNAL."""
+    """The child process: STORE, and the orders in its input."""
     with contextlib.suppress(OSError):  # not allowed everywhere
         os.nice(_NICE)  # the loop that acknowledges captions comes first
+    root = Path(arguments[0])
     try:
-        sealed = seal_journal(Path(arguments[0]), Path(arguments[1]))
+        for order in sys.stdin:
+            sealed = seal_journal(root, Store.peek(root).journal_dir / order.removesuffix("\n"))
+            pa.default_memory_pool().release_unused()
+            sys.stdout.write(json.dumps(dataclasses.asdict(sealed)) + "\n")
+            sys.stdout.flush()
     except CfbusError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    sys.stdout.write(json.dumps(dataclasses.asdict(sealed)) + "\n")
     return EXIT_DONE
 
 

@@ -80,6 +80,10 @@ class Bus:
                 [sys.executable, *program, "--config", str(self.config)], stdout=log, stderr=log, start_new_session=True
             )
 
+    def serves(self, role: str, starts: int) -> bool:
+        """Whether the broker or the writer, started so often, takes signals by now."""
+        return self._root.with_name(f"{role}.log").read_text(errors="replace").count(f"{role}.serves ") >= starts
+
     def said(self) -> str:
         """All marks so far."""
         path = marks_of(self._root)
@@ -104,6 +108,9 @@ def drive(root: Path) -> None:
         running[victim].wait()
         running[victim] = bus.start(victim)
     until("everything is captioned", lambda: f'"captions": {ITEMS * len(SLOTS)}' in bus.said())
+    # All may have been on its way to the disk when the broker was killed, so it may only just have been started again.
+    for role in ("writer", "broker"):
+        until(f"the {role} serves again", lambda role=role: bus.serves(role, 2))  # type: ignore[misc]
     for role in ("gpu", "writer", "broker"):
         running[role].send_signal(signal.SIGTERM)
         code = running[role].wait(_SECONDS)

@@ -16,7 +16,7 @@ from crash.strace import marks_of
 
 from cfbus.bus.columns import build
 from cfbus.store.durable import probe_room
-from cfbus.store.seal import record, seal_command
+from cfbus.store.seal import record, seal_command, seal_order
 from cfbus.store.snapshots import write_contributors
 
 
@@ -33,7 +33,8 @@ def begin(root: Path, mark: Mark) -> None:
     broker.enrol("bob")
     closed = writer.journal.roll()
     assert closed is not None
-    subprocess.run(seal_command(writer.store.root, closed.path), check=True, stdout=subprocess.PIPE)
+    order = seal_order(closed.path)
+    subprocess.run(seal_command(writer.store.root), input=order, check=True, stdout=subprocess.PIPE)
     sealed = writer.seal(closed)  # the same again
     record(writer.manifest, writer.journal, closed, sealed)
     writer.take(PARTS[4])

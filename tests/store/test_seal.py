@@ -27,7 +27,7 @@ from cfbus.store.journal import Journal
 from cfbus.store.manifest import Manifest
 from cfbus.store.manifest_rows import merge_ranges
 from cfbus.store.schema import DESCRIPTIONS, SCHEMAS
-from cfbus.store.seal import Sealed, record, seal_command, seal_journal
+from cfbus.store.seal import Sealed, record, seal_command, seal_journal, seal_order
 
 Make = Callable[..., JournalFrame]
 Row = dict[str, Any]
@@ -224,11 +224,12 @@ def closed_file(opened: Opened, simple: Make, frames: int = 5) -> Path:
     return closed.path
 
 
-def in_child(opened: Opened, path: Path) -> subprocess.CompletedProcess[str]:
-    command = seal_command(opened.store.root, path)
+def in_child(opened: Opened, *paths: Path) -> subprocess.CompletedProcess[str]:
+    command = seal_command(opened.store.root)
+    orders = b"".join(map(seal_order, paths)).decode()
     assert opened.store.lock_fd is not None
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, pass_fds=(opened.store.lock_fd,), timeout=60
+        command, input=orders, capture_output=True, text=True, check=False, pass_fds=(opened.store.lock_fd,), timeout=60
     )
 
 
@@ -258,6 +259,26 @@ def test_the_child_says_what_is_wrong(opened: Opened, simple: Make) -> None:
     assert "damaged" in child.stderr
     assert child.stdout == ""
     assert not opened.store.table_path("captions", 1).exists()
+
+
+def test_the_child_seals_one_file_after_another_as_it_would_seal_each_alone(opened: Opened, simple: Make) -> None:
+    paths = [closed_file(opened, simple), closed_file(opened, simple, frames=3)]
+    child = in_child(opened, *paths)
+    assert (child.returncode, child.stderr) == (0, "")
+    made = [json.loads(line) for line in child.stdout.splitlines()]
+    assert [(one["first"], one["last"]) for one in made] == [(1, 5), (6, 8)]
+    together = [opened.store.table_path("captions", first).read_bytes() for first in (1, 6)]
+    for path in paths:
+        in_child(opened, path)
+    assert [opened.store.table_path("captions", first).read_bytes() for first in (1, 6)] == together
+
+
+def test_the_child_ends_at_the_first_file_that_it_cannot_seal(opened: Opened, simple: Make) -> None:
+    paths = [closed_file(opened, simple), closed_file(opened, simple)]
+    paths[0].write_bytes(paths[0].read_bytes()[:20_000])
+    child = in_child(opened, *paths)
+    assert (child.returncode, child.stdout) == (DamagedStoreError.exit_code, "")
+    assert not opened.store.table_path("captions", 6).exists()
 
 
 def test_a_crash_before_the_manifest_seals_again_to_the_same(opened: Opened, simple: Make) -> None:
