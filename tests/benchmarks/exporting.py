@@ -1,6 +1,9 @@
-"""How fast captions are exported and compacted, beside each format's own library writing the same rows from memory.
+"""How fast captions are exported, compacted and chosen for a redo; exports beside each format's own library writing the
+same rows from memory.
 
-python tests/benchmarks/exporting.py [--rows N] [--memory-rows N]
+    python tests/benchmarks/exporting.py [--rows N] [--large-rows N] [--write-docs]
+
+One caption in a hundred ended at its limit; these are what the redo is over.
 """
 
 from __future__ import annotations
@@ -8,13 +11,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +27,8 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
+from benchmarks import layout  # noqa: E402
+from benchmarks.machine import machine  # noqa: E402
 
 import cfbus  # noqa: E402
 from cfbus.exports.request import Format, Request  # noqa: E402
@@ -35,7 +40,12 @@ from cfbus.store.manifest_rows import SegmentRow, ShardRow, merge_ranges  # noqa
 from cfbus.store.schema import SCHEMAS  # noqa: E402
 from cfbus.store.seal import parquet_writer  # noqa: E402
 
+PAGE = ROOT / "docs" / "exports.md"
+BEGIN, END = "<!-- exporting: begin -->", "<!-- exporting: end -->"
+LIBRARIES = {"parquet": "pyarrow", "jsonl": "json", "csv": "csv", "txt": "plain files", "webdataset": "webdataset"}
+LARGE = ("parquet", "jsonl", "csv")
 SHARD = 10_000
+CUT_EVERY = 100
 WORDS = np.array("a bird of blue and green that sits on the branch in front of an old grey house".split())  # noqa: SIM905
 CAPTION_WORDS = 20
 
@@ -72,8 +82,9 @@ def _rows(rng: np.random.Generator, start: int, count: int, position: int) -> pa
         "dataset": ["birds"] * count, "shard": shards, "item_key": keys, "item_index": items % SHARD,
         "filename": [key[7:] for key in keys], "caption": [" ".join(row) for row in words], "slot": ["short"] * count,
         "revision": [1] * count, "commit_seq": [position] * count, "contributor_id": ["ann"] * count,
-        "model": ["some/model"] * count, "finish_reason": ["stop"] * count, "flags": [[]] * count,
+        "model": ["some/model"] * count, "flags": [[]] * count,
         "output_tokens": [CAPTION_WORDS] * count,
+        "finish_reason": np.where(items % CUT_EVERY, "stop", "length").tolist(),
     }  # fmt: skip
     schema = SCHEMAS["captions"]
     arrays = [
@@ -85,8 +96,13 @@ def _rows(rng: np.random.Generator, start: int, count: int, position: int) -> pa
 
 def by_cfbus(kind: str, root: Path, out: Path) -> tuple[float, int]:
     """Seconds of the whole command, and the most memory in MiB."""
+    return command("main", "export", str(root), str(out), "--format", kind)
+
+
+def command(tool: str, *arguments: str) -> tuple[float, int]:
+    """Run one of the product's commands; its seconds, and its most memory in MiB."""
     began = time.monotonic()
-    line = [sys.executable, "-m", "cfbus.tools.main", "export", str(root), str(out), "--format", kind]
+    line = [sys.executable, "-m", f"cfbus.tools.{tool}", *arguments]
     code = f"import subprocess,resource,sys;subprocess.run({line!r},check=True,stdout=2);"
     code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, cwd=ROOT)
@@ -146,48 +162,80 @@ def _tars(rows: Rows, out: Path) -> None:
                 tar.write({"__key__": str(row["item_key"])[:-4], **texts})
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Measure, and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rows", type=int, default=500_000)
-    parser.add_argument("--memory-rows", type=int, default=10_000_000)
-    flags = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="cfbus-exporting-") as folder:
-        root = Path(folder) / "store"
-        if flags.rows:
-            fill(root, flags.rows, 100_000)
-            for kind in map(str, Format):
-                _compare(kind, root, Path(folder), flags.rows)
-            _compaction(Path(folder), flags.rows)
-            shutil.rmtree(root)
-        if flags.memory_rows:
-            fill(root, flags.memory_rows, 500_000)
-            for kind in ("parquet", "jsonl", "csv"):
-                seconds, memory = by_cfbus(kind, root, Path(folder) / "large")
-                shutil.rmtree(Path(folder) / "large")
-                rate = flags.memory_rows / seconds
-                print(f"{kind}, {flags.memory_rows:,} rows: {rate:,.0f} rows/s, {memory:,} MiB at most", flush=True)
-    return 0
+def exports(folder: Path, rows: int, large_rows: int) -> list[list[str]]:
+    """A row for each format: of few captions beside its library, and of many."""
+    found = {
+        kind: [kind, *compare(kind, folder / "store", folder, rows), LIBRARIES[kind], "", ""] for kind in LIBRARIES
+    }
+    for kind in LARGE if large_rows else ():
+        seconds, memory = by_cfbus(kind, folder / "large" / "captions", folder / "out")
+        shutil.rmtree(folder / "out")
+        found[kind][-2:] = [f"{large_rows / seconds:,.0f}", f"{memory:,}"]
+    return list(found.values())
 
 
-def _compare(kind: str, root: Path, folder: Path, rows: int) -> None:
+def compare(kind: str, root: Path, folder: Path, rows: int) -> list[str]:
+    """Rows a second of cfbus and of the format's library, and the ratio."""
     out, other = folder / "out", folder / "library"
     other.mkdir()
-    ours, memory = by_cfbus(kind, root, out)
+    ours, _ = by_cfbus(kind, root, out)
     theirs = by_library(kind, root, other)
     shutil.rmtree(out)
     shutil.rmtree(other)
-    said = f"{kind}, {rows:,} rows: {rows / ours:,.0f} rows/s, {memory:,} MiB at most; its library {rows / theirs:,.0f}"
-    print(f"{said}: {theirs / ours:.2f}", flush=True)
+    return [f"{rows / ours:,.0f}", f"{rows / theirs:,.0f}", f"{theirs / ours:.2f}"]
 
 
-def _compaction(folder: Path, rows: int) -> None:
+def compaction(folder: Path, rows: int) -> str:
+    """Of small segments."""
     root = folder / "small"
-    fill(root, rows, 10_000)
+    fill(root, rows, SHARD)
     size = sum(path.stat().st_size for path in (root / "captions").iterdir())
     seconds = timed(lambda: compact(Store.peek(root), 1, 0))
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(f"compaction: {rows / seconds:,.0f} rows/s, {size / seconds / 2**20:,.1f} MiB/s; this process {memory:,} MiB")
+    return (
+        f"Compaction of segments of {SHARD:,} rows: {rows / seconds:,.0f} rows a second,"
+        f" {size / seconds / 2**20:,.1f} MiB a second."
+    )
+
+
+def redo(folder: Path, rows: int) -> str:
+    """All that ended at its limit, on the folder itself: counted, then opened as a pass."""
+    bus = folder / "large"
+    ask = ["--config", str(bus / "cfbus.yaml"), "--offline", "requeue", "--where", "finish_reason = 'length'", "--yes"]
+    counted, _ = command("admin", *ask, "--dry-run")
+    opened, memory = command("admin", *ask)
+    return (
+        f"`cfbus-admin requeue` of {rows // CUT_EVERY:,} captions, each by itself among {rows:,}: counted in"
+        f" {counted:.1f} s, opened in {opened:.1f} s, {memory:,} MiB at most."
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print the tables, and put them into the page if that is wanted."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rows", type=int, default=500_000)
+    parser.add_argument("--large-rows", type=int, default=10_000_000)
+    parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/exports.md")
+    flags = parser.parse_args(arguments)
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    with tempfile.TemporaryDirectory(prefix="cfbus-exporting-") as name:
+        folder = Path(name)
+        at = machine(ROOT, folder)
+        fill(folder / "store", flags.rows, 100_000)
+        if flags.large_rows:
+            settings = ["dataset.name=birds", "dataset.source=scripted", "dataset.items=1", "captions.engine=scripted",
+                        "captions.slots.short.prompt=Describe it."]  # fmt: skip
+            sets = [word for setting in settings for word in ("--set", setting)]
+            command("main", "init", str(folder / "large"), *sets)
+            fill(folder / "large" / "captions", flags.large_rows, 500_000)
+        head = ["rows a second", f"{flags.rows:,} rows", "its library", "times", "the library"]
+        head += [f"{flags.large_rows:,} rows", "most MiB"]
+        table = layout.table([head, *exports(folder, flags.rows, flags.large_rows)])
+        said = [compaction(folder, flags.rows), *([redo(folder, flags.large_rows)] if flags.large_rows else [])]
+    text = "\n\n".join([f"{now}, {layout.on_machine(at)}.", table, *said])
+    sys.stdout.write(f"{text}\n")
+    if flags.write_docs:
+        layout.put(PAGE, BEGIN, END, text)
+    return 0
 
 
 if __name__ == "__main__":
