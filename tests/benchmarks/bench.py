@@ -1,6 +1,6 @@
 """`make bench`: what is measured of cfbus on this machine, part by part, and what the documentation says of it.
 
-    python tests/benchmarks/bench.py [--parts limit captionflow growth large] [--write-docs]
+    python tests/benchmarks/bench.py [--parts limit captionflow growth tail large] [--write-docs]
 
 No test: nothing is asserted about time. Each part runs what it compares in turns, writes its figures as JSON into
 bench-out/, and makes its tables in docs/performance.md of nothing else. See there for what each figure means.
@@ -35,12 +35,15 @@ from benchmarks import (  # noqa: E402
     scale,
     stages,
     tables,
+    tail,
+    tail_tables,
     versus,
     versus_cases,
     versus_tables,
 )
 from benchmarks.figures import (  # noqa: E402
     Billion,
+    Ends,
     Extras,
     Figures,
     Growths,
@@ -215,6 +218,10 @@ def _part_growth(job: Job) -> Growths:
     return growth.measure(job.work, OUT, child, job.flags.rounds, _say)
 
 
+def _part_tail(job: Job) -> Ends:
+    return tail.measure(job.work, OUT, child, job.flags.rounds, _say)
+
+
 def _part_large(job: Job) -> Large:
     now, load = datetime.now(UTC), os.getloadavg()[1]
     billion = [Billion.model_validate_json(child("scale", *case)) for case in scale.CASES]
@@ -242,6 +249,11 @@ def _show_growth(report: Figures) -> str:
     return growth_tables.whole(report)
 
 
+def _show_tail(report: Figures) -> str:
+    assert isinstance(report, Ends)
+    return tail_tables.whole(report)
+
+
 def _show_large(report: Figures) -> str:
     assert isinstance(report, Large)
     return tables.large(report)
@@ -254,6 +266,7 @@ PARTS = {
         lambda flags: versus_cases.minutes(flags.rounds, flags.cases),
     ),
     "growth": Part(_part_growth, Growths.model_validate_json, _show_growth, lambda _: 14),
+    "tail": Part(_part_tail, Ends.model_validate_json, _show_tail, lambda flags: tail.minutes(flags.rounds)),
     "large": Part(_part_large, Large.model_validate_json, _show_large, lambda _: 5),
 }  # fmt: skip
 
