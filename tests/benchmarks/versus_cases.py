@@ -33,7 +33,7 @@ STANDSTILL_SECONDS = 55.0
 """Until a folder's standstill there is taken for one, and has been mended."""
 TRUST_SECONDS = 120.0
 """So much of the expected time is counted as if it had come true, so that the first runs alone foretell nothing."""
-STANDS_STILL = frozenset({SERVER, BOTH, TERM, INTERRUPT})
+STANDS_STILL = frozenset({SERVER, BOTH, TERM})
 
 
 @dataclass(frozen=True)
