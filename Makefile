@@ -90,7 +90,7 @@ chaos: $(VENV)/.dev  ## real processes killed at every system call, then a storm
 	@$(RUN) tests/chaos/run.py $(if $(SEED),--seed $(SEED)) --kills $(or $(KILLS),1000)
 
 .PHONY: bench
-bench: $(VENV)/.dev  ## against the limit, CaptionFlow, and how cost grows; PARTS="limit captionflow growth large" BENCH_ARGS=--write-docs
+bench: $(VENV)/.dev  ## against the limit, CaptionFlow, and how cost grows; PARTS="limit captionflow growth tail large" BENCH_ARGS=--write-docs
 	@$(RUN) tests/benchmarks/bench.py $(if $(PARTS),--parts $(PARTS)) $(BENCH_ARGS)
 
 .PHONY: bench-quick

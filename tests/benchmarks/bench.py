@@ -1,6 +1,6 @@
 """`make bench`: what is measured of cfbus on this machine, part by part, and what the documentation says of it.
 
-    python tests/benchmarks/bench.py [--parts limit captionflow growth large] [--write-docs]
+    python tests/benchmarks/bench.py [--parts limit captionflow growth tail large] [--write-docs]
 
 No test: nothing is asserted about time. Each part runs what it compares in turns, writes its figures as JSON into
 bench-out/, and makes its tables in docs/performance.md of nothing else. See there for what each figure means.
@@ -35,11 +35,15 @@ from benchmarks import (  # noqa: E402
     scale,
     stages,
     tables,
+    tail,
+    tail_tables,
     versus,
+    versus_cases,
     versus_tables,
 )
 from benchmarks.figures import (  # noqa: E402
     Billion,
+    Ends,
     Extras,
     Figures,
     Growths,
@@ -55,6 +59,7 @@ from benchmarks.versus_figures import Versus  # noqa: E402
 
 ITEMS, STAGE_ITEMS = 400_000, 200_000
 ROUNDS = 3
+EXIT_STOPPED = 130
 WORKERS = (1, 2)
 PAGE = ROOT / "docs" / "performance.md"
 OUT = ROOT / "bench-out"
@@ -62,19 +67,34 @@ OUT = ROOT / "bench-out"
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the harness: how it is measured, shown, and where in the page that stands."""
+    """A part of the harness: how it is measured, shown, and how long it takes with these flags."""
 
-    measure: Callable[[argparse.Namespace, Path], Figures]
+    measure: Callable[[Job], Figures]
     load: Callable[[str], Figures]
     show: Callable[[Figures], str]
-    minutes: float
+    minutes: Callable[[argparse.Namespace], float]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A part that is measured now: its folder, and the file of its figures."""
+
+    flags: argparse.Namespace
+    work: Path
+    path: Path
+
+    def keep(self, report: Figures) -> None:
+        """Write the figures that there are; never is half of them in the file."""
+        new = self.path.with_suffix(".new")
+        new.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        new.replace(self.path)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the flags say."""
     flags = _flags(arguments)
     if not flags.tables_of:
-        minutes = sum(PARTS[name].minutes for name in flags.parts)
+        minutes = sum(PARTS[name].minutes(flags) for name in flags.parts)
         _say(f"{', '.join(flags.parts)}: about {minutes:.0f} minutes. The load is now {os.getloadavg()[0]:.1f}.")
     for name in flags.parts:
         part = PARTS[name]
@@ -84,6 +104,8 @@ def main(arguments: Sequence[str]) -> int:
         if flags.write_docs:
             layout.put(PAGE, f"<!-- {name}: begin -->", f"<!-- {name}: end -->", text)
             _say(f"Written to {PAGE.relative_to(ROOT)}.")
+        if isinstance(report, Versus) and report.ended < report.planned and not flags.tables_of:
+            return EXIT_STOPPED
     return 0
 
 
@@ -92,20 +114,26 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="all by default")
     parser.add_argument("--items", type=int, default=ITEMS, help=f"captions in a run of the part limit ({ITEMS})")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of what is repeated ({ROUNDS})")
+    parser.add_argument(
+        "--cases", nargs="+", default=[], metavar="PATTERN",
+        help="of captionflow only what a pattern fits, as 'speed/tars/*' 'kill/*/server-9'; 'none' lists all",
+    )  # fmt: skip
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/performance.md")
     parser.add_argument("--tables-of", type=Path, metavar="JSON", help="measure nothing, take a part's figures")
     flags = parser.parse_args(arguments)
     if flags.tables_of and len(flags.parts) != 1:
         parser.error("--tables-of is about one part: say which one with --parts")
+    if flags.cases and not versus_cases.one_round(flags.cases):
+        parser.error("--cases: no pattern fits any of\n  " + "\n  ".join(versus_cases.names()))
     return flags
 
 
 def _measured(name: str, flags: argparse.Namespace) -> Figures:
-    now = datetime.now(UTC)
+    path = OUT / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}.json"
     with working(name) as work:
-        report = PARTS[name].measure(flags, work)
-    path = OUT / f"{now:%Y%m%d-%H%M%S}-{name}.json"
-    path.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        job = Job(flags, work, path)
+        report = PARTS[name].measure(job)
+    job.keep(report)
     _say(f"figures: {path.relative_to(ROOT)}")
     return report
 
@@ -178,25 +206,29 @@ def _same(run: Path, limit: Path) -> None:
 # ---------------------------------------------------------------------- the parts
 
 
-def _part_limit(flags: argparse.Namespace, work: Path) -> Report:
-    return limits(flags.items, flags.rounds, WORKERS, work)
+def _part_limit(job: Job) -> Report:
+    return limits(job.flags.items, job.flags.rounds, WORKERS, job.work)
 
 
-def _part_captionflow(flags: argparse.Namespace, work: Path) -> Versus:
-    return versus.measure(OUT, work, flags.rounds, _say)
+def _part_captionflow(job: Job) -> Versus:
+    return versus.measure(OUT, job.work, job.flags.rounds, job.flags.cases, job.keep, _say)
 
 
-def _part_growth(flags: argparse.Namespace, work: Path) -> Growths:
-    return growth.measure(work, OUT, child, flags.rounds, _say)
+def _part_growth(job: Job) -> Growths:
+    return growth.measure(job.work, OUT, child, job.flags.rounds, _say)
 
 
-def _part_large(flags: argparse.Namespace, work: Path) -> Large:
+def _part_tail(job: Job) -> Ends:
+    return tail.measure(job.work, OUT, child, job.flags.rounds, _say)
+
+
+def _part_large(job: Job) -> Large:
     now, load = datetime.now(UTC), os.getloadavg()[1]
     billion = [Billion.model_validate_json(child("scale", *case)) for case in scale.CASES]
     memory = [Memory.model_validate_json(child("cores", *case)) for case in cores.MEMORY_CASES]
     extras = Extras(
-        core=cores.measure_core(), memory=memory, catch_up=scale.measure_catch_up(work), billion=billion,
-        listings=listing.measure_all(work / "listing", child), help_seconds=installed.help_seconds(),
+        core=cores.measure_core(), memory=memory, catch_up=scale.measure_catch_up(job.work), billion=billion,
+        listings=listing.measure_all(job.work / "listing", child), help_seconds=installed.help_seconds(),
         packages=installed.packages(),
     )  # fmt: skip
     return Large(when=f"{now:%Y-%m-%d %H:%M} UTC", machine=machine(ROOT, OUT), load=load, extras=extras)
@@ -217,17 +249,26 @@ def _show_growth(report: Figures) -> str:
     return growth_tables.whole(report)
 
 
+def _show_tail(report: Figures) -> str:
+    assert isinstance(report, Ends)
+    return tail_tables.whole(report)
+
+
 def _show_large(report: Figures) -> str:
     assert isinstance(report, Large)
     return tables.large(report)
 
 
 PARTS = {
-    "limit": Part(_part_limit, Report.model_validate_json, _show_limit, 3),
-    "captionflow": Part(_part_captionflow, Versus.model_validate_json, _show_captionflow, 36),
-    "growth": Part(_part_growth, Growths.model_validate_json, _show_growth, 14),
-    "large": Part(_part_large, Large.model_validate_json, _show_large, 5),
-}
+    "limit": Part(_part_limit, Report.model_validate_json, _show_limit, lambda flags: flags.rounds),
+    "captionflow": Part(
+        _part_captionflow, Versus.model_validate_json, _show_captionflow,
+        lambda flags: versus_cases.minutes(flags.rounds, flags.cases),
+    ),
+    "growth": Part(_part_growth, Growths.model_validate_json, _show_growth, lambda _: 14),
+    "tail": Part(_part_tail, Ends.model_validate_json, _show_tail, lambda flags: tail.minutes(flags.rounds)),
+    "large": Part(_part_large, Large.model_validate_json, _show_large, lambda _: 5),
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -182,6 +182,45 @@ class Growths(Figures):
     curves: Sequence[Growth]
 
 
+class End(Figures):
+    """How late the end of a simulated run was after the ideal. Seconds of the simulated clock; counts are items."""
+
+    seed: int
+    items: int
+    ideal: float
+    end: float
+    captioned_twice: int
+    thrown_away: int
+    lost: int
+    leases: int
+    backups: int
+    messages: int
+
+
+class RealEnd(Figures):
+    """The same of real processes. ``first_to_stop`` is when the first worker had its last result."""
+
+    items: int
+    ideal: float
+    end: float
+    first_to_stop: float
+    waste: float
+    backups: int
+    workers: int
+    slowest: float
+    fastest: float
+
+
+class Ends(Figures):
+    """All of them."""
+
+    when: str
+    machine: Machine
+    load: float
+    simulated: Sequence[End]
+    real: Sequence[RealEnd]
+
+
 class Package(Figures):
     name: str
     version: str

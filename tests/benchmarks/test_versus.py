@@ -10,6 +10,11 @@ from benchmarks import stub_model, versus, versus_tables
 from benchmarks.versus_figures import Kill
 from benchmarks.versus_setup import Generated
 
+KILL = Kill(
+    side="a", what="all", source="tars", round=1, images=10, generated=10, rows=10, doubled=0, missing=0, again=0,
+    seconds=1.0,
+)  # fmt: skip
+
 
 def test_the_stub_writes_other_texts_of_equal_length() -> None:
     texts = {stub_model.text() for _ in range(50)}
@@ -50,8 +55,5 @@ def test_images_lie_in_a_folder_and_in_tars_alike(tmp_path: Path) -> None:
     ],
 )
 def test_a_hand_is_told_when_one_was_needed(missing: int, hand: str, shown: str) -> None:
-    kill = Kill(
-        side="a", what="all", source="tars", images=10, generated=10, rows=10, doubled=0, missing=missing, again=0,
-        seconds=1.0, hand=hand, missing_after_hand=0 if hand else None,
-    )  # fmt: skip
+    kill = KILL.model_copy(update={"missing": missing, "hand": hand, "missing_after_hand": 0 if hand else None})
     assert versus_tables.hand(kill) == shown

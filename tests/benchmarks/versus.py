@@ -2,7 +2,7 @@
 
 In both a stub stands for vLLM (`stub_model`). First at full speed: what there is around a model. Then with a model that
 takes 20 ms for a batch, while processes are killed: what is lost, doubled, never done, and whether a person was needed.
-All rows are counted by reading files.
+All rows are counted by reading files. See `versus_cases` for what is run.
 """
 
 from __future__ import annotations
@@ -17,51 +17,45 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from benchmarks.machine import machine
 from benchmarks.processes import machine_busy
 from benchmarks.running import BenchError
 from benchmarks.versus_captionflow import NAME as THEIRS
 from benchmarks.versus_captionflow import VERSION, CaptionFlow, environment, index, python_version
+from benchmarks.versus_cases import (
+    BOTH,
+    INTERRUPT,
+    INTERRUPT_RUN,
+    NOTHING,
+    TERM,
+    WORKER,
+    Planned,
+    minutes_left,
+    one_round,
+)
 from benchmarks.versus_cfbus import Cfbus
-from benchmarks.versus_figures import Case, Kill, Pace, Source, Versus
+from benchmarks.versus_figures import Case, Kill, Pace, Versus
 from benchmarks.versus_setup import Family, Generated, Setup, Start
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGES, TARS, SIDE_PIXELS = 2000, 4, 64
+TARS, SIDE_PIXELS = 4, 64
 CHARS, BATCH = 300, 8
 BATCH_SECONDS = 0.02
 POLL_SECONDS, LOOK_SECONDS = 0.05, 0.25
 READY_SECONDS, RUN_SECONDS = 60.0, 300.0
 KILL_SHARE, DOWN_SECONDS = 0.4, 1.0
+SIGNALS = {TERM: signal.SIGTERM, INTERRUPT: signal.SIGINT, INTERRUPT_RUN: signal.SIGINT}
 PATIENCE_SECONDS = 45.0
 """After a kill: so long without a row or a caption is taken for a standstill. It is several times what either side
 waits before it tries again."""
 CHECKPOINT_SECONDS = 10
 """CaptionFlow's interval between flushes while processes are killed, instead of 60, so that less is at stake there."""
-NOTHING, WORKER, SERVER, BOTH, TERM = "nothing", "a worker, -9", "the server, -9", "both, -9", "all, SIGTERM"
-KILLS: tuple[tuple[Source, str], ...] = (
-    *(("tars", what) for what in (NOTHING, WORKER, SERVER, BOTH, TERM)),
-    *(("folder", what) for what in (SERVER, TERM)),
-)  # fmt: skip
 
-
-def cases() -> list[Case]:
-    """All cases of full speed; those without TLS are for the other side alone."""
-    sources: tuple[Source, ...] = ("tars", "folder")
-    return [
-        *(
-            Case(source=source, workers=workers, prompts=prompts)
-            for source in sources
-            for workers, prompts in ((1, 1), (2, 1), (2, 3))
-        ),
-        Case(source="tars", workers=2, prompts=1, encrypted=False),
-        Case(source="folder", workers=2, prompts=1, decoded=False),
-        Case(source="tars", workers=2, prompts=1, images=IMAGES - 10),
-    ]  # fmt: skip
+Say: TypeAlias = Callable[[str], None]
 
 
 def make_images(folder: Path, count: int) -> None:
@@ -98,8 +92,9 @@ class Comparison:
         return folder / case.source
 
     @contextmanager
-    def setup(self, side: str, case: Case, batch_seconds: float, checkpoint: int = 60) -> Iterator[Setup]:
+    def setup(self, run: Planned, batch_seconds: float, checkpoint: int = 60) -> Iterator[Setup]:
         """A side in a new folder, which is gone afterwards."""
+        case = run.case
         self._number += 1
         folder = self._work / f"run-{self._number}"
         stub = {
@@ -108,9 +103,9 @@ class Comparison:
         }  # fmt: skip
         data = self.data(case)
         made: Setup = (
-            CaptionFlow(self._environment, data, folder, case, stub, checkpoint)
-            if side == THEIRS
-            else Cfbus(data, folder, case, stub)
+            Cfbus(data, folder, case, stub, one_command=run.what == INTERRUPT_RUN)
+            if run.ours
+            else CaptionFlow(self._environment, data, folder, case, stub, checkpoint)
         )
         try:
             yield made
@@ -135,10 +130,11 @@ def await_true(what: str, look: Callable[[], object], seconds: float) -> None:
 # ---------------------------------------------------------------------- full speed
 
 
-def pace(bench: Comparison, side: str, case: Case) -> Pace:
-    """One run."""
-    with bench.setup(side, case, 0.0) as setup:
-        family, generated = Family(setup), bench.generated()
+def pace(bench: Comparison, run: Planned, number: int) -> Pace:
+    """One run, in the round of this number."""
+    case = run.case
+    with bench.setup(run, 0.0) as setup:
+        side, family, generated = setup.side, Family(setup), bench.generated()
         began = time.time()
         try:
             family.start(setup.servers)
@@ -159,7 +155,7 @@ def pace(bench: Comparison, side: str, case: Case) -> Pace:
         last_generated = generated.when(captions)
         half = generated.when(case.images * case.prompts // 2)
         return Pace(
-            side=side, case=case, images_per_second=case.images / (last_row - leased),
+            side=side, case=case, round=number, images_per_second=case.images / (last_row - leased),
             half_per_second=case.images / 2 / (half - leased),
             cpu_ms={kind: 1000 * seconds / case.images for kind, seconds in spent.items()},
             peak_mib={kind: size / (1 << 20) for kind, size in family.peak.items()},
@@ -202,17 +198,17 @@ def _check(setup: Setup, case: Case, captions: int) -> None:
 # ---------------------------------------------------------------------- kills
 
 
-def kill(bench: Comparison, side: str, source: Source, what: str) -> Kill:
+def kill(bench: Comparison, run: Planned, number: int) -> Kill:
     """One run in which processes are ended in the middle and started again a second later, as a supervisor does."""
-    case = Case(source=source, workers=2, prompts=1)
-    with bench.setup(side, case, BATCH_SECONDS, CHECKPOINT_SECONDS) as setup:
+    case = run.case
+    with bench.setup(run, BATCH_SECONDS, CHECKPOINT_SECONDS) as setup:
         family, generated = Family(setup), bench.generated()
         began = time.monotonic()
         try:
             _start(setup, family)
-            await_true(f"{side} generates", lambda: generated.look() >= KILL_SHARE * case.images, RUN_SECONDS)
-            victims = _victims(setup, what)
-            family.send(victims, signal.SIGTERM if "SIGTERM" in what else signal.SIGKILL)
+            await_true(f"{setup.side} generates", lambda: generated.look() >= KILL_SHARE * case.images, RUN_SECONDS)
+            victims = _victims(setup, run.what)
+            family.send(victims, SIGNALS.get(run.what, signal.SIGKILL))
             time.sleep(DOWN_SECONDS)
             family.start(victims)
             done = _settle(setup, family, generated, case.images)
@@ -226,7 +222,7 @@ def kill(bench: Comparison, side: str, source: Source, what: str) -> Kill:
             family.stop()
         finally:
             family.kill()
-        return _outcome(setup, what, case, generated.look(), seconds, hand, missing)
+        return _outcome(setup, run, number, generated.look(), seconds, hand, missing)
 
 
 def _start(setup: Setup, family: Family) -> None:
@@ -237,8 +233,8 @@ def _start(setup: Setup, family: Family) -> None:
 
 def _victims(setup: Setup, what: str) -> dict[str, Start]:
     first = dict(list(setup.workers.items())[:1])
-    chosen = {NOTHING: {}, WORKER: first, SERVER: setup.servers, BOTH: {**setup.servers, **first}}
-    return dict(chosen.get(what, {**setup.servers, **setup.workers}))
+    chosen = {NOTHING: {}, WORKER: first, BOTH: {**setup.servers, **first}, TERM: {**setup.servers, **setup.workers}}
+    return dict(chosen.get(what, setup.servers))
 
 
 def _settle(setup: Setup, family: Family, generated: Generated, images: int) -> bool:
@@ -257,14 +253,15 @@ def _settle(setup: Setup, family: Family, generated: Generated, images: int) -> 
 
 
 def _outcome(
-    setup: Setup, what: str, case: Case, generated: int, seconds: float, hand: str, missing: int | None
+    setup: Setup, run: Planned, number: int, generated: int, seconds: float, hand: str, missing: int | None
 ) -> Kill:
+    case = run.case
     counts = Counter(setup.keys())
     rows = counts.total()
     left = case.images - len(counts)
     return Kill(
-        side=setup.side, what=what, source=case.source, images=case.images, generated=generated, rows=rows,
-        doubled=rows - len(counts), missing=left if missing is None else missing,
+        side=setup.side, what=run.what, source=case.source, round=number, images=case.images, generated=generated,
+        rows=rows, doubled=rows - len(counts), missing=left if missing is None else missing,
         again=max(0, generated - rows), seconds=seconds, hand=hand, missing_after_hand=left if hand else None,
     )  # fmt: skip
 
@@ -272,50 +269,68 @@ def _outcome(
 # ---------------------------------------------------------------------- all of it
 
 
-def measure(out: Path, work: Path, rounds: int, say: Callable[[str], None]) -> Versus:
-    """All cases, side by side in each round, then the kills."""
+def measure(
+    out: Path,
+    work: Path,
+    rounds: int,
+    chosen: Sequence[str],
+    keep: Callable[[Versus], None],
+    say: Say,
+) -> Versus:
+    """All that is chosen, side by side in each round. What there is so far is kept after each run; Ctrl-C and SIGTERM
+    end it early, and leave what was measured until then."""
+    plan = [(number, run) for number in range(1, rounds + 1) for run in one_round(chosen)]
     report = Versus(
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", machine=machine(ROOT, out), load=os.getloadavg()[1],
-        version=VERSION, python="", engine_batch=BATCH, caption_chars=CHARS,
+        version=VERSION, python="", engine_batch=BATCH, caption_chars=CHARS, chosen=chosen, planned=len(plan),
     )  # fmt: skip
     try:
         bench = Comparison(work, out)
     except BenchError as error:
-        return report.model_copy(update={"not_run": [f"Nothing was compared: {error}."]})
-    paces: list[Pace] = []
-    kills: list[Kill] = []
-    missed: list[str] = []
-    for _ in range(rounds):
-        for case in cases():
-            for side in _sides(case):
-                _try(missed, say, partial(_pace, bench, side, case, paces, say))
-    for source, what in KILLS:
-        for side in (Cfbus.side, THEIRS):
-            _try(missed, say, partial(_kill, bench, side, source, what, kills, say))
-    if not paces:
-        raise BenchError(f"nothing was compared: {' '.join(missed)}")
-    return report.model_copy(update={"python": bench.python, "paces": paces, "kills": kills, "not_run": missed})
+        return report.model_copy(update={"not_run": [f"Nothing was compared: {error}."], "ended": len(plan)})
+    report = report.model_copy(update={"python": bench.python})
+    runs = [run for _, run in plan]
+    began = time.monotonic()
+    with _stoppable():
+        try:
+            for at, (number, run) in enumerate(plan, 1):
+                report = _with(report, bench, run, number, say)
+                keep(report)
+                left = minutes_left(runs[:at], runs[at:], time.monotonic() - began)
+                say(f"    run {at} of {len(plan)}, round {number} of {rounds}; about {left:.0f} minutes are left")
+        except KeyboardInterrupt:
+            say(f"Stopped: {report.ended} of {report.planned} runs were measured.")
+    if not report.paces and not report.kills:
+        raise BenchError(f"nothing was compared: {' '.join(report.not_run)}")
+    return report
 
 
-def _pace(bench: Comparison, side: str, case: Case, paces: list[Pace], say: Callable[[str], None]) -> None:
-    paces.append(pace(bench, side, case))
-    say(f"{side}, {case}: {paces[-1].images_per_second:,.0f} images a second")
-
-
-def _kill(
-    bench: Comparison, side: str, source: Source, what: str, kills: list[Kill], say: Callable[[str], None]
-) -> None:
-    kills.append(kill(bench, side, source, what))
-    say(f"{kills[-1]}")
-
-
-def _sides(case: Case) -> Sequence[str]:
-    return (Cfbus.side, THEIRS) if case.encrypted else (THEIRS,)
-
-
-def _try(missed: list[str], say: Callable[[str], None], act: Callable[[], None]) -> None:
+def _with(report: Versus, bench: Comparison, run: Planned, number: int, say: Say) -> Versus:
+    """What is known after one more run."""
+    more: dict[str, object] = {"ended": report.ended + 1}
+    side = Cfbus.side if run.ours else THEIRS
     try:
-        act()
+        if run.what:
+            killed = kill(bench, run, number)
+            more["kills"] = [*report.kills, killed]
+            say(f"{side}, {run.name}: {killed.missing} never done, {killed.doubled} doubled, {killed.again} lost")
+        else:
+            paced = pace(bench, run, number)
+            more["paces"] = [*report.paces, paced]
+            say(f"{side}, {run.name}: {paced.images_per_second:,.0f} images a second")
     except BenchError as error:
-        missed.append(f"{error}.")
-        say(f"NOT MEASURED: {error}")
+        more["not_run"] = [*report.not_run, f"{run.name}, round {number}: {error}."]
+        say(f"NOT MEASURED: {side}, {run.name}: {error}")
+    return report.model_copy(update=more)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does. Both are heeded, even by what was started in the background: processes that are
+    started here inherit it when a signal is ignored, and would pass over the Ctrl-C that they are sent."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,4 +1,5 @@
-"""cfbus as one side of the comparison: broker, writer and workers as a person starts them one by one, CURVE on.
+"""cfbus as one side of the comparison: broker, writer and workers as a person starts them one by one, CURVE on; or all
+of them in one `cfbus run`.
 
 The rows are counted by reading the journal's files and the parquet files, not by asking the broker.
 """
@@ -11,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -38,40 +39,43 @@ class Cfbus:
 
     side = NAME
 
-    def __init__(self, data: Path, folder: Path, case: Case, stub: Mapping[str, str]) -> None:
+    def __init__(self, data: Path, folder: Path, case: Case, stub: Mapping[str, str], *, one_command: bool) -> None:
         self.folder = folder
         self._case = case
         self._port = free_port()
         self._store = folder / "captions"
         self._most = 0
         self._looked: tuple[int, ...] = ()
+        self._listens = not one_command
         slots = ", ".join(f"slot_{n}: Describe this image {n}." for n in range(case.prompts))
         where = str(data) if case.source == "folder" else f"{data}/shard-{{0000..0003}}.tar"
-        settings = [
-            f"broker.port={self._port}", f"broker.stats_port={free_port()}", "captions.engine=vllm",
-            "vllm.model=stub", f"captions.slots={{{slots}}}",
-            *(f"{who}.server=tcp://127.0.0.1:{self._port}" for who in ("writer", "worker", "admin")),
-        ]  # fmt: skip
-        flags = [word for setting in settings for word in ("--set", setting)]
-        init = [sys.executable, "-m", "cfbus.tools.main", "init", str(folder), "--images", where, *flags]
-        subprocess.run(init, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+        captions = ["captions.engine=vllm", "vllm.model=stub", f"captions.slots={{{slots}}}"]
         path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+        theirs = {**path, **stub, "STUB_BATCH": str(8 * case.prompts)}
+        self.servers: dict[str, Start]
+        self.workers: dict[str, Start]
+        if one_command:
+            flags = ["--out", str(self._store), "--workers", str(case.workers), *_settings(captions)]
+            command = [sys.executable, "-m", "benchmarks.versus_run", "run", where, *flags]
+            folder.mkdir()
+            self.servers, self.workers = {"run": Start(command, theirs)}, {}
+            return
+        addresses = [f"{who}.server=tcp://127.0.0.1:{self._port}" for who in ("writer", "worker", "admin")]
+        settings = [f"broker.port={self._port}", f"broker.stats_port={free_port()}", *captions, *addresses]
+        init = [sys.executable, "-m", "cfbus.tools.main", "init", str(folder), "--images", where, *_settings(settings)]
+        subprocess.run(init, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
         config = ["--config", str(folder / "cfbus.yaml")]
 
-        def start(module: str, *more: str) -> Start:
-            return Start([sys.executable, "-m", module, *config, *more], path)
+        def start(module: str, environ: Mapping[str, str], *more: str) -> Start:
+            return Start([sys.executable, "-m", module, *config, *more], environ)
 
-        self.servers = {"broker": start("cfbus.daemons.broker"), "writer": start("cfbus.daemons.writer")}
+        self.servers = {who: start(f"cfbus.daemons.{who}", path) for who in ("broker", "writer")}
         self.workers = {
-            f"worker {n}": Start(
-                start("benchmarks.versus_worker", "--gpu-id", str(n)).command,
-                {**path, **stub, "STUB_BATCH": str(8 * case.prompts)},
-            )
-            for n in range(case.workers)
+            f"worker {n}": start("benchmarks.versus_worker", theirs, "--gpu-id", str(n)) for n in range(case.workers)
         }
 
     def ready(self) -> bool:
-        return listens(self._port)
+        return not self._listens or listens(self._port)
 
     def leased_at(self) -> float | None:
         log = self.folder / "said" / "broker.log"
@@ -103,6 +107,10 @@ class Cfbus:
 
     def close(self) -> None:
         """There is nothing that reads on."""
+
+
+def _settings(settings: Sequence[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
 
 
 def _journal_rows(files: list[Path]) -> int:

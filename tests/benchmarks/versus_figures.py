@@ -30,6 +30,7 @@ class Pace(Figures):
 
     side: str
     case: Case
+    round: int
     images_per_second: float
     half_per_second: float
     cpu_ms: ByProcess
@@ -52,6 +53,7 @@ class Kill(Figures):
     side: str
     what: str
     source: Source
+    round: int
     images: int
     generated: int
     rows: int
@@ -64,7 +66,11 @@ class Kill(Figures):
 
 
 class Versus(Figures):
-    """All of it. ``not_run`` says in a sentence what could not be run, and why."""
+    """All of it, or what there is of it so far.
+
+    ``chosen`` are the patterns of the part that was asked for, ``planned`` and ``ended`` count runs of both sides;
+    ``not_run`` says in a sentence what could not be run, and why.
+    """
 
     when: str
     machine: Machine
@@ -73,6 +79,9 @@ class Versus(Figures):
     python: str
     engine_batch: int
     caption_chars: int
+    chosen: Sequence[str] = ()
+    planned: int
+    ended: int = 0
     paces: Sequence[Pace] = ()
     kills: Sequence[Kill] = ()
     not_run: Sequence[str] = ()

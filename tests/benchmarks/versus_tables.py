@@ -1,104 +1,17 @@
-"""The comparison with CaptionFlow as text."""
+"""The comparison with CaptionFlow as text: rates with ratios, times, what it takes, kills; a table for each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from benchmarks.layout import on_machine, spread, table
+from benchmarks.versus_cases import IMAGES, counted
 from benchmarks.versus_figures import Case, Kill, Pace, Versus
 
-
-def _named(case: Case, side: str, standard: int) -> str:
-    words = [
-        f"{case.workers} worker{'s' if case.workers > 1 else ''}",
-        f"{case.prompts} prompt{'s' if case.prompts > 1 else ''}",
-    ]
-    if not case.encrypted:
-        words.append("no TLS")
-    if not case.decoded:
-        words.append("nothing decoded")
-    if case.images != standard:
-        words.append(f"{case.images:,} images")
-    return f"{side}: {case.source}, {', '.join(words)}"
-
-
-def _cpu(pace: Pace) -> str:
-    return " + ".join(f"{used:.2f}" for used in pace.cpu_ms.values())
-
-
-def _processes(paces: Sequence[Pace]) -> str:
-    sides = {pace.side: ", ".join(pace.cpu_ms) for pace in paces}
-    return "; ".join(f"{side}: {names}" for side, names in sides.items())
-
-
-def _rows(paces: Sequence[Pace], standard: int) -> list[list[str]]:
-    by_case: dict[tuple[str, str], list[Pace]] = {}
-    for pace in paces:
-        by_case.setdefault((pace.case.model_dump_json(), pace.side), []).append(pace)
-
-    def cell(found: Sequence[Pace], value: Callable[[Pace], float], form: str) -> str:
-        return spread(map(value, found), form)
-
-    rows = []
-    for (_, side), found in by_case.items():
-        case = found[0].case
-        middle = sorted(found, key=lambda pace: sum(pace.cpu_ms.values()))[len(found) // 2]
-        rows.append(
-            [
-                _named(case, side, standard),
-                cell(found, lambda pace: pace.images_per_second, ",.0f"),
-                cell(found, lambda pace: pace.half_per_second, ",.0f"),
-                cell(found, lambda pace: pace.images_per_second * pace.case.prompts, ",.0f"),
-                _cpu(middle),
-                " + ".join(f"{size:,.0f}" for size in middle.peak_mib.values()),
-                cell(found, lambda pace: pace.first_generated_seconds, ".1f"),
-                cell(found, lambda pace: pace.first_row_seconds, ".1f"),
-                cell(found, lambda pace: pace.last_to_disk_seconds, ".2f"),
-                cell(found, lambda pace: pace.bytes_per_caption, ",.0f"),
-                cell(found, lambda pace: pace.cores_of_others, ".2f"),
-            ]
-        )
-    return rows
-
-
-def _ratios(paces: Sequence[Pace]) -> list[str]:
-    """How many times as fast cfbus was in the same case of the same round, CURVE against TLS."""
-    found: dict[str, dict[str, list[Pace]]] = {}
-    for pace in paces:
-        found.setdefault(pace.case.model_dump_json(), {}).setdefault(pace.side, []).append(pace)
-    rows = [["", "images a second, times", "CPU an image, all processes: a part of"]]
-    for sides in found.values():
-        if len(sides) == 2:
-            ours, theirs = sides.values() if next(iter(sides)) == "cfbus" else list(sides.values())[::-1]
-            pairs = list(zip(ours, theirs, strict=False))
-            name = _named(ours[0].case, "", 2000).removeprefix(": ")
-            speed = spread((one.images_per_second / two.images_per_second for one, two in pairs), ",.0f")
-            cost = spread((sum(one.cpu_ms.values()) / sum(two.cpu_ms.values()) for one, two in pairs), ".0%")
-            rows.append([name, speed, cost])
-    return ["What cfbus did in the same cases, measured against the other, round by round:", table(rows)]
-
-
-def _kills(kills: Sequence[Kill], batch: int) -> list[str]:
-    head = ["killed and started again", "", "lost (generated, in no row)", "doubled", "never done", "a hand", "s"]
-    rows = [
-        [f"{kill.what}, {kill.source}", kill.side, f"{kill.again:,}", f"{kill.doubled:,}", f"{kill.missing:,}",
-         hand(kill), f"{kill.seconds:.0f}"]
-        for kill in kills
-    ]  # fmt: skip
-    return [
-        f"The model takes 20 ms for a batch of {batch}. In the middle processes are ended, and started again a second"
-        " later:",
-        table([head, *rows]),
-    ]
-
-
-def hand(kill: Kill) -> str:
-    """Whether a person had to do something, and what then was."""
-    if not kill.missing:
-        return "none"
-    if not kill.hand:
-        return "nothing helps"
-    return f"{kill.hand}; then {kill.missing_after_hand:,} never done"
+OURS = "cfbus"
+Column: TypeAlias = tuple[str, Callable[[Sequence[Pace]], str]]
 
 
 def whole(report: Versus) -> str:
@@ -107,19 +20,160 @@ def whole(report: Versus) -> str:
         f"{report.when}, {on_machine(report.machine)}; CaptionFlow {report.version} with Python {report.python};"
         f" the load of the machine was {report.load:.1f} at the start."
     )
-    parts = [where, *report.not_run]
+    parts = [where, *_left_out(report)]
     if report.paces:
-        standard = max(pace.case.images for pace in report.paces)
-        head = [
-            "", "images a second", "in the first half", "captions a second", "CPU ms an image", "peak MiB",
-            "s to the first caption generated", "s to the first on the disk", "s from the last generated to all there",
-            "bytes a caption", "cores that others used",
-        ]  # fmt: skip
-        told = (
-            f"{standard:,} JPEGs of 64 x 64, {report.caption_chars} characters a caption; the median (least to most)."
-            f" CPU and memory by process: {_processes(report.paces)}."
-        )
-        parts += [told, table([head, *_rows(report.paces, standard)]), *_ratios(report.paces)]
+        parts += _paces(report)
     if report.kills:
-        parts += _kills(report.kills, report.engine_batch)
+        parts += _kills(report)
     return "\n\n".join(parts)
+
+
+def _left_out(report: Versus) -> list[str]:
+    found = list(report.not_run)
+    if report.chosen:
+        found.append(f"Only a part was run: {', '.join(f'`{pattern}`' for pattern in report.chosen)}.")
+    if report.ended < report.planned:
+        found.append(f"It was stopped after {report.ended} of {report.planned} runs.")
+    return found
+
+
+# ---------------------------------------------------------------------- full speed
+
+
+def _paces(report: Versus) -> list[str]:
+    paces = report.paces
+    rounds = max(pace.round for pace in paces)
+    sides = {pace.side: ", ".join(pace.cpu_ms) for pace in paces}
+    told = (
+        f"{IMAGES:,} JPEGs of 64 x 64, {report.caption_chars} characters a caption;"
+        f" {counted(rounds, 'round')}, the median (least to most). Captions a second, and how many times as fast cfbus"
+        " was in the same round, with CURVE on in both columns:"
+    )
+    takes = (
+        f"What it takes, CPU and memory by process ({'; '.join(f'{side}: {names}' for side, names in sides.items())}):"
+    )
+    return [told, _speeds(paces), "How long it takes:", _by_side(paces, _TIMES), takes, _by_side(paces, _COSTS)]
+
+
+def _name(case: Case) -> str:
+    words = [case.source, counted(case.workers, "worker"), counted(case.prompts, "prompt")]
+    words += [] if case.decoded else ["nothing decoded"]
+    words += [] if case.images == IMAGES else [f"{case.images:,} images"]
+    return ", ".join(words)
+
+
+def _speeds(paces: Sequence[Pace]) -> str:
+    by_case: dict[str, list[Pace]] = {}
+    for pace in paces:
+        by_case.setdefault(_name(pace.case), []).append(pace)
+    there = next((pace.side for pace in paces if pace.side != OURS), "CaptionFlow")
+    head = [
+        "",
+        OURS,
+        f"{there}, TLS",
+        f"{there}, no TLS",
+        "times",
+        "times, no TLS there",
+        "CPU of an image, part of there",
+    ]
+    rows = []
+    for name, found in by_case.items():
+        ours = {pace.round: pace for pace in found if pace.side == OURS}
+        tls = {pace.round: pace for pace in found if pace.side != OURS and pace.case.encrypted}
+        bare = {pace.round: pace for pace in found if pace.side != OURS and not pace.case.encrypted}
+        times = [
+            spread((one / two for one, two in _pairs(ours, other, _captions_a_second)), ",.0f") for other in (tls, bare)
+        ]
+        rates = [spread(map(_captions_a_second, each.values())) for each in (ours, tls, bare)]
+        part = spread((one / two for one, two in _pairs(ours, tls or bare, _cpu)), ".0%")
+        rows.append([name, *rates, *times, part])
+    return table([head, *rows])
+
+
+def _pairs(
+    ours: Mapping[int, Pace], theirs: Mapping[int, Pace], value: Callable[[Pace], float]
+) -> Iterable[tuple[float, float]]:
+    """Of the rounds in which both were measured."""
+    return [(value(ours[number]), value(theirs[number])) for number in ours if number in theirs]
+
+
+def _captions_a_second(pace: Pace) -> float:
+    return pace.images_per_second * pace.case.prompts
+
+
+def _cpu(pace: Pace) -> float:
+    return sum(pace.cpu_ms.values())
+
+
+def _middle(paces: Sequence[Pace]) -> Pace:
+    return sorted(paces, key=_cpu)[len(paces) // 2]
+
+
+def _spread(name: str, field: str, form: str) -> Column:
+    return name, lambda found: spread((getattr(pace, field) for pace in found), form)
+
+
+_TIMES: Sequence[Column] = (
+    _spread("images a second", "images_per_second", ",.0f"),
+    _spread("in the first half", "half_per_second", ",.0f"),
+    _spread("s to the first caption generated", "first_generated_seconds", ".1f"),
+    _spread("s to the first on the disk", "first_row_seconds", ".1f"),
+    _spread("s from the last generated to all there", "last_to_disk_seconds", ".2f"),
+)
+_COSTS: Sequence[Column] = (
+    ("CPU ms an image", lambda found: " + ".join(f"{used:.2f}" for used in _middle(found).cpu_ms.values())),
+    ("in all", lambda found: spread(map(_cpu, found), ".2f")),
+    ("peak MiB", lambda found: " + ".join(f"{size:,.0f}" for size in _middle(found).peak_mib.values())),
+    _spread("bytes a caption", "bytes_per_caption", ",.0f"),
+    _spread("cores that others used", "cores_of_others", ".2f"),
+)
+
+
+def _by_side(paces: Sequence[Pace], columns: Sequence[Column]) -> str:
+    """A row for each case and side."""
+    rows: dict[str, list[Pace]] = {}
+    for pace in paces:
+        tls = "" if pace.case.encrypted else ", no TLS"
+        rows.setdefault(f"{pace.side}: {_name(pace.case)}{tls}", []).append(pace)
+    cells = [[name, *(show(found) for _, show in columns)] for name, found in rows.items()]
+    return table([["", *(name for name, _ in columns)], *cells])
+
+
+# ---------------------------------------------------------------------- kills
+
+
+def _kills(report: Versus) -> list[str]:
+    head = ["killed and started again", "", "lost (generated, in no row)", "doubled", "never done", "a hand", "s"]
+    rows: dict[tuple[str, str], list[Kill]] = {}
+    for kill in report.kills:
+        rows.setdefault((f"{kill.what}, {kill.source}", kill.side), []).append(kill)
+    cells = [
+        [
+            what, side, spread(kill.again for kill in found), spread(kill.doubled for kill in found),
+            spread(kill.missing for kill in found), hands(found), spread(kill.seconds for kill in found),
+        ]
+        for (what, side), found in rows.items()
+    ]  # fmt: skip
+    rounds = max(kill.round for kill in report.kills)
+    return [
+        f"The model takes 20 ms for a batch of {report.engine_batch}. In the middle processes are ended, and started"
+        f" again a second later; {counted(rounds, 'round')}, the median (least to most):",
+        table([head, *cells]),
+    ]
+
+
+def hands(kills: Sequence[Kill]) -> str:
+    """Whether a person had to do something, and what then was; in how many rounds, where these differ."""
+    found = Counter(map(hand, kills))
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{count} of {len(kills)}: {what}" for what, count in found.most_common())
+
+
+def hand(kill: Kill) -> str:
+    """The same of one run."""
+    if not kill.missing:
+        return "none"
+    if not kill.hand:
+        return "nothing helps"
+    return f"{kill.hand}; then {kill.missing_after_hand:,} never done"

@@ -10,63 +10,34 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 from benchmarks import stub_model
+from benchmarks.queued_model import QueuedModel, answer
 from benchmarks.stub_gpu import serve
-from scripted_model import Answer, Text
 
-from cfbus.bus.fields import Sampling
-from cfbus.bus.figures import EngineFigures
 from cfbus.decoding import DecodePool
-from cfbus.engines.vllm_running import Output, Wanted
 from cfbus.images import Picture
 
 BATCH = int(os.environ.get("STUB_BATCH", "8"))
 
 
-class StubModel:
+class StubModel(QueuedModel):
     """Takes up to BATCH of the requests that wait, and answers all of them after the stub's time for a batch."""
 
-    model_config = None
-
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[asyncio.Future[str]] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
-
-    async def generate(self, prompt: Mapping[str, object], wanted: Wanted, name: str) -> AsyncIterator[Output]:
-        loop = asyncio.get_running_loop()
-        if self._task is None:
-            self._task = loop.create_task(self._work())
-        done: asyncio.Future[str] = loop.create_future()
-        self._queue.put_nowait(done)
-        yield Answer(name, [Text(await done)])
-
-    async def _work(self) -> None:
+    async def work(self) -> None:
         while True:
-            batch = [await self._queue.get()]
+            batch = [await self.queue.get()]
             await asyncio.sleep(0)
-            while len(batch) < BATCH and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
+            while len(batch) < BATCH and not self.queue.empty():
+                batch.append(self.queue.get_nowait())
             if stub_model.BATCH_SECONDS:
                 await asyncio.sleep(stub_model.BATCH_SECONDS)
             for done in batch:
-                if not done.cancelled():
-                    done.set_result(stub_model.text())
+                answer(done, stub_model.text())
             stub_model.note(len(batch))
-
-    def check(self, sampling: Sampling) -> None:
-        """Any will do."""
-
-    def figures(self, items: int) -> EngineFigures:
-        """All of them are in it."""
-        return EngineFigures(running=items)
-
-    def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
 
 
 class NoDecoding(DecodePool):
