@@ -19,7 +19,7 @@ from cfbus.bus.keys import KeyPair, generate
 from cfbus.bus.messages import Role
 from cfbus.bus.sockets import Connection, ConnectionWatch, Inbound, Socket
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 DOMAINS = {"bus": {Role.WORKER, Role.WRITER, Role.ADMIN}, "stats": {Role.MONITOR, Role.ADMIN}}
 OUTCOMES = (Connection.HANDSHAKE_OK, Connection.REFUSED, Connection.HUNG_UP, Connection.WRONG_SERVER)
 

@@ -196,7 +196,7 @@ def test_malformed_requests_are_counted_and_end_nothing(bench: Bench) -> None:
     asker.send_multipart([b"", *request(PUBLIC)])
     answers: list[list[bytes]] = []
     while not answers or answers[-1][3] != b"400":
-        assert asker.poll(5000)
+        assert asker.poll(60_000)
         answers.append(asker.recv_multipart())
     assert [answer[3] for answer in answers[:-1]] == [b"500"] * (len(answers) - 1)
     assert all(answer[4] == answer[5] == answer[6] == b"" for answer in answers)

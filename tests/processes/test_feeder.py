@@ -32,8 +32,7 @@ class Fed:
 
     def __init__(self, nursery: Nursery, folder: Path, pictures: Path) -> None:
         self._nursery = nursery
-        settings = ("captions.engine=palette", "broker.lease_seconds=5")
-        self.bus = Terminals(nursery, folder / "bus", *settings, images=pictures)
+        self.bus = Terminals(nursery, folder / "bus", "captions.engine=palette", images=pictures)
         self.pictures = pictures
 
     def feeder(self, name: str, port: int | None = None) -> Command:
@@ -54,7 +53,7 @@ def fed(nursery: Nursery, tmp_path: Path) -> Fed:
 def end(daemons: list[Command]) -> None:
     for daemon in daemons:
         daemon.signal(signal.SIGTERM)
-        daemon.ends(0, 40.0)
+        daemon.ends(0)
 
 
 def test_a_feeder_that_is_killed_is_replaced(fed: Fed) -> None:

@@ -61,12 +61,12 @@ def test_a_second_writer_that_waits_gets_in(tmp_path: Path) -> None:
 
     opened: list[Store] = []
     second = threading.Thread(
-        target=lambda: opened.append(Store.open(tmp_path, "birds", create=True, wait=30, notify=notify))
+        target=lambda: opened.append(Store.open(tmp_path, "birds", create=True, wait=120, notify=notify))
     )
     second.start()
-    assert waiting.wait(10)
+    assert waiting.wait(60)
     first.close()
-    second.join(10)
+    second.join(60)
     assert len(opened) == 1
     opened[0].close()
     assert len(told) == 1

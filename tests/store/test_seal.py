@@ -228,7 +228,7 @@ def in_child(opened: Opened, path: Path) -> subprocess.CompletedProcess[str]:
     command = seal_command(opened.store.root, path)
     assert opened.store.lock_fd is not None
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, pass_fds=(opened.store.lock_fd,), timeout=60
+        command, capture_output=True, text=True, check=False, pass_fds=(opened.store.lock_fd,), timeout=300
     )
 
 
