@@ -19,7 +19,7 @@ BUS = (
     f"dataset.items={ITEMS}",
     "captions.engine=scripted",
     "captions.scripted.rate=20",
-    "captions.scripted.failures=0.05",
+    "captions.scripted.failures=0.02",
     "broker.max_attempts=1",
     "worker.name=ann",
 )

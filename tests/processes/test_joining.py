@@ -345,5 +345,5 @@ def test_an_admins_answer_that_never_comes_is_told_with_why(bus: Bus, monkeypatc
     server = runtime.server_key(line.partition("server_key:")[2].strip(), "worker")
     endpoint = next(each for each in bus.terminals.config.read_text().splitlines() if "  server:" in each)
     with asking.Conversation(endpoint.partition("server:")[2].strip(), server, pair, None) as talk:
-        talk.until_connected(8.0)
+        talk.until_connected(60.0)
         assert "suspended" in str(talk.unanswered("worker"))

@@ -60,7 +60,7 @@ def test_tars_become_a_table_with_their_columns(nursery: Nursery, tmp_path: Path
 
 
 def test_a_killed_run_goes_on_where_it_was(nursery: Nursery, tmp_path: Path) -> None:
-    images = make_shards(tmp_path / "shards", 6, 300)
+    images = make_shards(tmp_path / "shards", 6, 200)
     out = tmp_path / "out"
     run = Run(nursery, out, tmp_path / "shards" / "s-{0000..0001}.tar", tmp_path / "shards", *SHORT, *SLOWLY)
     with run.follow() as watch:
@@ -129,7 +129,7 @@ def test_a_column_that_no_item_has_is_told_before_anything_starts(nursery: Nurse
 
 
 def test_a_tar_that_is_replaced_while_it_is_read_is_reported(nursery: Nursery, tmp_path: Path) -> None:
-    images = make_shards(tmp_path / "shards", 1, 1500)
+    images = make_shards(tmp_path / "shards", 1, 600)
     out, path = tmp_path / "out", tmp_path / "shards" / "s-0000.tar"
     other = [(f"{key}.jpg", data[::-1]) for key, data in images.items()]
     run = Run(nursery, out, path, "--slot", "short=Short.", *SLOWLY)
