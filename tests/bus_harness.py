@@ -112,7 +112,7 @@ def quick_bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     threads = set(threading.enumerate())
     made = Bench()
     # From here on, for the clients only.
-    monkeypatch.setattr(sockets, "_HANDSHAKE_MS", 1000)
+    monkeypatch.setattr(sockets, "_HANDSHAKE_MS", 3000)
     yield made
     made.close()
     assert not made.auth.alive

@@ -59,7 +59,8 @@ def port() -> int:
     return free_port()
 
 
-def test_what_is_asked_for_is_measured_then(port: int) -> None:
+def test_what_is_asked_for_is_measured_then(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "PATIENCE_SECONDS", 60.0)
     turning = Turning(port)
     turning.thread.start()
     try:
