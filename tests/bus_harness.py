@@ -19,7 +19,7 @@ from cfbus.bus.keys import KeyPair, generate
 from cfbus.bus.messages import Role
 from cfbus.bus.sockets import Connection, ConnectionWatch, Inbound, Socket
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 DOMAINS = {"bus": {Role.WORKER, Role.WRITER, Role.ADMIN}, "stats": {Role.MONITOR, Role.ADMIN}}
 OUTCOMES = (Connection.HANDSHAKE_OK, Connection.REFUSED, Connection.HUNG_UP, Connection.WRONG_SERVER)
 
@@ -112,7 +112,7 @@ def quick_bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     threads = set(threading.enumerate())
     made = Bench()
     # From here on, for the clients only.
-    monkeypatch.setattr(sockets, "_HANDSHAKE_MS", 1000)
+    monkeypatch.setattr(sockets, "_HANDSHAKE_MS", 3000)
     yield made
     made.close()
     assert not made.auth.alive

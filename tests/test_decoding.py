@@ -72,7 +72,7 @@ def deeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTyp
     del sys.modules["deeds_of_children"]
 
 
-def wait_gone(pid: int, seconds: float = 10) -> None:
+def wait_gone(pid: int, seconds: float = 60) -> None:
     """Until the process has ended; awaited, not polled."""
     try:
         fd = os.pidfd_open(pid)
@@ -124,7 +124,7 @@ def test_a_task_that_ruins_its_child_harms_no_neighbour(deeds: ModuleType, deed:
 
 @pytest.mark.parametrize("deed", ["hang", "spin"])
 def test_the_time_limit_ends_one_task(deeds: ModuleType, deed: str) -> None:
-    with DecodePool(2, Limits(seconds=1)) as pool:
+    with DecodePool(2, Limits(seconds=5)) as pool:
         stuck = pool.submit(JPEG, getattr(deeds, deed))
         others = [pool.submit(JPEG) for _ in range(5)]
         assert [task.result(30).width for task in others] == [120] * 5
@@ -139,7 +139,7 @@ def test_the_memory_limit_holds_for_decoding() -> None:
 
 
 def test_a_picture_that_takes_too_long_to_unpack() -> None:
-    with DecodePool(1, Limits(seconds=1)) as pool:
+    with DecodePool(1, Limits(seconds=5)) as pool:
         # One that each of 3,000 scans makes walk over a million blocks.
         assert why(pool.submit(hostile.jpeg_of_many_scans(8000, 3000))) is Reason.TIME_OUT
         assert pool.submit(JPEG).result(30).width == 120
@@ -224,7 +224,7 @@ def test_close_does_not_wait_for_a_child_that_does_not_come_up(tmp_path: Path, m
 
 
 def test_a_cancelled_task_is_not_done(deeds: ModuleType) -> None:
-    with DecodePool(1, Limits(seconds=1)) as pool:
+    with DecodePool(1, Limits(seconds=5)) as pool:
         blocker = pool.submit(JPEG, deeds.hang)
         task = pool.submit(JPEG)
         assert task.cancel()
@@ -265,7 +265,8 @@ def test_children_end_with_a_killed_parent(deeds: ModuleType, tmp_path: Path, ho
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         parent.stdout.readline()
-        pids = children(parent.pid)
+        while len(pids := children(parent.pid)) < 2:  # the second may still begin
+            assert parent.poll() is None
         assert len(pids) == 2
         while not (told.exists() and told.read_text()):
             assert parent.poll() is None
@@ -285,4 +286,4 @@ def children(pid: int) -> list[int]:
 
 def test_a_pool_left_open_does_not_keep_the_interpreter() -> None:
     script = "from cfbus.decoding import DecodePool\nDecodePool(2)"
-    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], timeout=300, check=False).returncode == 0

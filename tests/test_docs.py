@@ -62,7 +62,7 @@ def prose_of(page: str) -> str:
 
 def run_generate(docs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(docs / "generate.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=docs, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=docs, check=False)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def modules() -> dict[str, Path]:
 def run_fresh(code: str) -> str:
     """The output of ``code`` in a new interpreter."""
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -49,7 +49,7 @@ def run_fresh(code: str) -> str:
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, check=False)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 import structlog
 import zmq
 from bus_harness import DEADLINE, Bench, quick_bench
+from processes.support import free_port
 
 from cfbus import link, runtime
 from cfbus.bus import messages as m
@@ -153,7 +154,7 @@ def test_an_idle_link_sleeps(bench: Bench, dial: Dial) -> None:
 
 
 def test_a_broker_that_goes_and_comes_back(bench: Bench, dial: Dial) -> None:
-    router, port = sockets.bind_bus(bench.context, bench.pair, "127.0.0.1", 0)
+    router, port = sockets.bind_bus(bench.context, bench.pair, "127.0.0.1", free_port())
     peer = dial(bench.enrol(), endpoint=f"tcp://127.0.0.1:{port}")
     assert connected(peer)
     router.close(0)
@@ -170,9 +171,7 @@ def test_a_broker_that_goes_and_comes_back(bench: Bench, dial: Dial) -> None:
 
 
 def test_a_broker_that_comes_later(bench: Bench, dial: Dial) -> None:
-    with tcp.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
+    port = free_port()
     peer = dial(bench.enrol(), endpoint=f"tcp://127.0.0.1:{port}")
     peer.run(seconds=3 * DOUBT_SECONDS)
     assert set(peer.said) == {"bus.retrying"}
@@ -188,7 +187,7 @@ def test_another_server_key(bench: Bench, dial: Dial) -> None:
     error = peer.fails()
     assert "not the broker whose key is expected" in error.message
     assert "server_key" in error.hint
-    assert DOUBT_SECONDS <= time.monotonic() - peer.began < 5.0
+    assert DOUBT_SECONDS <= time.monotonic() - peer.began < 30.0
     # Something is there, so nobody is told that nothing can be reached.
     assert set(peer.said) == {"bus.wrong-server"}
 
@@ -326,7 +325,7 @@ def test_what_listens_is_no_broker(bench: Bench, dial: Dial) -> None:
 
 def test_doubt_ends_when_nobody_is_there_any_more(bench: Bench, dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "WRONG_SERVER_SECONDS", 2.0)
-    router, port = sockets.bind_bus(bench.context, generate(), "127.0.0.1", 0)
+    router, port = sockets.bind_bus(bench.context, generate(), "127.0.0.1", free_port())
     peer = dial(bench.enrol(), endpoint=f"tcp://127.0.0.1:{port}")
     peer.until_said("bus.wrong-server")
     router.close(0)

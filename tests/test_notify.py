@@ -7,7 +7,7 @@ import select
 import socket
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -15,11 +15,15 @@ from cfbus import notify
 
 
 @pytest.fixture
-def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as door:
-        door.bind(str(tmp_path / "notify"))
-        door.settimeout(10)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    # Of its own, for the path of a socket may have 107 bytes, and that of a test's folder may be longer.
+    with (
+        TemporaryDirectory(prefix="cfbus-", dir="/tmp") as folder,
+        closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as door,
+    ):
+        door.bind(f"{folder}/notify")
+        door.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{folder}/notify")
         yield door
 
 

@@ -10,6 +10,7 @@ from processes.support import Nursery
 
 FEW_FILES = 512
 """That many descriptors, of which the broker keeps some for itself."""
+HASTY_SECONDS = 5
 
 
 def _bus(factory: pytest.TempPathFactory, *settings: str, prefix: tuple[str, ...] = ()) -> Iterator[Bus]:
@@ -26,6 +27,12 @@ def _bus(factory: pytest.TempPathFactory, *settings: str, prefix: tuple[str, ...
 def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
     """A bus with the limits that it has by default."""
     yield from _bus(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+    """A bus whose leases soon end; too soon for those who only stand still for a moment."""
+    yield from _bus(tmp_path_factory, f"broker.lease_seconds={HASTY_SECONDS}")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from zmq.utils import z85
 
 from cfbus.bus.keys import KeyPair
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
+"""Only what is wrong takes so long: the broker hangs up after five seconds at most, and may stand still before it."""
 GREETING_BYTES = 64
 Mangle = Callable[[bytes], bytes]
 
@@ -55,7 +56,10 @@ def metadata(properties: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def dial(port: int, source: str = "127.0.0.1") -> socket.socket:
     """A TCP connection to the broker."""
-    return socket.create_connection(("127.0.0.1", port), TIMEOUT, source_address=(source, 0))
+    # A port that is asked for before the other end is known cannot be one that lately was another connection's; after
+    # tens of thousands of connections there might be none.
+    own = None if source == "127.0.0.1" else (source, 0)
+    return socket.create_connection(("127.0.0.1", port), TIMEOUT, source_address=own)
 
 
 class Raw:

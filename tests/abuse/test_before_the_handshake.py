@@ -11,7 +11,6 @@ import os
 import random
 import resource
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -122,7 +121,7 @@ def test_half_open_connections_by_the_thousand(bus: Bus) -> None:
             held = [opened.enter_context(dial(bus.port)) for _ in range(4000)]
             bus.serve_an_honest_worker()
             for tcp in held:
-                tcp.settimeout(30)
+                tcp.settimeout(60)
                 with contextlib.suppress(ConnectionResetError):
                     while tcp.recv(GREETING):
                         pass
@@ -141,10 +140,16 @@ def test_handshakes_that_stop(bus: Bus) -> None:
             for partly in (greeting()[:11], greeting()[:63]):
                 raw = opened.enter_context(bus.raw(bus.honest_pair))
                 raw.put(partly)
-            assert raw.ended(30)
-            assert all(each.ended(30) for each in held)
+            assert raw.ended()
+            assert all(each.ended() for each in held)
 
     bus.survives(attack, "handshake.unfinished", 60)
+
+
+def hung_up_after(raw: Raw, byte: int) -> bool:
+    """Whether it is hung up on within half a second after this byte."""
+    raw.put(bytes([byte]))
+    return raw.ended(0.5)
 
 
 def test_a_byte_every_now_and_then(bus: Bus) -> None:
@@ -152,12 +157,8 @@ def test_a_byte_every_now_and_then(bus: Bus) -> None:
 
     def attack(bus: Bus) -> None:
         with bus.raw(bus.honest_pair) as raw:
-            began = time.monotonic()
-            for byte in greeting():
-                raw.put(bytes([byte]))
-                if raw.ended(0.2):
-                    break
-            assert time.monotonic() - began < 12
+            # All of it would take half a minute.
+            assert any(hung_up_after(raw, byte) for byte in greeting())
 
     bus.survives(attack, NEVER)
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import zmq
-from bus_harness import Bench, entry, outcome, until
+from bus_harness import Bench, entry, eventually, outcome, until
 from hypothesis import given
 from hypothesis import strategies as st
 from zmq.utils import z85
@@ -196,7 +196,7 @@ def test_malformed_requests_are_counted_and_end_nothing(bench: Bench) -> None:
     asker.send_multipart([b"", *request(PUBLIC)])
     answers: list[list[bytes]] = []
     while not answers or answers[-1][3] != b"400":
-        assert asker.poll(5000)
+        assert asker.poll(60_000)
         answers.append(asker.recv_multipart())
     assert [answer[3] for answer in answers[:-1]] == [b"500"] * (len(answers) - 1)
     assert all(answer[4] == answer[5] == answer[6] == b"" for answer in answers)
@@ -236,8 +236,8 @@ def test_a_handler_that_dies_closes_the_door_behind_it(bench: Bench, monkeypatch
     bench.auth.swap(KeyTable([entry(pair.public)]))
     _, again = bench.dial(pair)
     assert outcome(again) is not Connection.HANDSHAKE_OK
+    eventually(lambda: not bench.auth.alive)
     assert deaths == ["a bug in the handler"]
-    assert not bench.auth.alive
 
 
 def test_a_second_handler_in_the_same_context_is_refused(bench: Bench) -> None:

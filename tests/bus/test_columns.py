@@ -53,7 +53,7 @@ def test_a_table_comes_back_as_it_was(kind: str, rows: int) -> None:
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-@settings(max_examples=60, deadline=2000)
+@settings(max_examples=60, deadline=20_000)
 @given(data=st.binary(max_size=400))
 def test_any_bytes_are_a_table_or_refused(kind: str, data: bytes) -> None:
     try:
@@ -63,7 +63,7 @@ def test_any_bytes_are_a_table_or_refused(kind: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-@settings(max_examples=60, deadline=2000)
+@settings(max_examples=60, deadline=20_000)
 @given(data=st.data())
 def test_a_changed_table_is_whole_or_refused(kind: str, data: st.DataObject) -> None:
     """Flip, cut or insert bytes of a valid table: what is still accepted can be read to its last cell."""

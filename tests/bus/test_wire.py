@@ -108,7 +108,7 @@ def test_a_message_comes_back_as_it_was(kind: type[m.Message], data: st.DataObje
     assert decode([memoryview(frame) for frame in frames]) == (message, payload)
 
 
-@settings(max_examples=200, deadline=2000)
+@settings(max_examples=200, deadline=20_000)
 @given(st.lists(st.binary(max_size=300), max_size=4))
 def test_any_frames_are_a_message_or_refused(frames: list[bytes]) -> None:
     _decode_or_refuse(frames)
@@ -122,7 +122,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=2000)
+@settings(max_examples=200, deadline=20_000)
 @given(st.sampled_from(m.MESSAGES), st.data())
 def test_any_header_is_a_message_or_refused(kind: type[m.Message], data: st.DataObject) -> None:
     """Right names with wrong values, and wrong names."""
@@ -132,7 +132,7 @@ def test_any_header_is_a_message_or_refused(kind: type[m.Message], data: st.Data
     _decode_or_refuse([MAGIC, header, b""] if kind.PAYLOAD else [MAGIC, header])
 
 
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=150, deadline=20_000)
 @given(of_model(m.Renewed), st.integers(0, 2000), st.integers(0, 255))
 def test_a_flipped_byte_is_a_message_or_refused(message: m.Message, where: int, byte: int) -> None:
     magic, header = encode(message)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from chaos.nest import Daemon, Nest
-from processes.support import Watch, free_port
+from processes.support import PATIENCE_SECONDS, Watch, free_port
 from processes.tables import Row, exact_scripted, spooled
 
 from cfbus.core.snapshot import Status
@@ -54,7 +54,7 @@ class Bus:
         )
         return Watch(self.folder / "keys" / "admin.key_secret", line, f"tcp://{self._host}:{self._stats_port}")
 
-    def await_sealed(self, seconds: float = 60.0) -> Status:
+    def await_sealed(self, seconds: float = PATIENCE_SECONDS) -> Status:
         """All is done and in parquet. The broker may be away meanwhile."""
         with self.watch() as watch:
             return watch.until(f"all is done and sealed; {self.told()}", lambda s: s.finished and s.sealed, seconds)

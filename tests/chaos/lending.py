@@ -21,7 +21,7 @@ from chaos.nest import Daemon, Nest
 from processes.support import until
 from processes.tables import exact_pictures, make_pictures
 
-PICTURES = 1500
+PICTURES = 2500
 BROKER = f"tcp://{apart.NEAR}:7710"
 
 

@@ -13,7 +13,7 @@ from chaos.tracing import FLUSHES, need_strace
 POINTS = 8
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_flush_that_fails_ends_the_writer(nest: Nest, tmp_path: Path) -> None:
     """It fails once only: whoever tries it again would get away with it, and the broker would know of more than there
     is, and stop."""

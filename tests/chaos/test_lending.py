@@ -5,12 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
 from chaos import apart, lending
 from processes.asking import needs
 
 
-@pytest.mark.timeout(300)
 def test_invited_joined_at_work_suspended_resumed_revoked(tmp_path: Path) -> None:
     if apart.missing():
         needs(apart.missing())

@@ -15,7 +15,7 @@ KILLS = 30
 FLAGS = ("--kills", str(KILLS), "--items", "12000", "--rate", "100")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_thirty_kills(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     program = Path(storm.__file__)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from chaos.nest import Daemon
 from processes.asking import needs
-from processes.support import until
+from processes.support import PATIENCE_SECONDS, until
 
 KINDS = ("pwrite64", "fdatasync", "fsync", "rename", "unlink", "write", "ftruncate")
 """What may reach the disk. SQLite writes with the first two; ``write`` is also what wakes threads and fills logs."""
@@ -68,7 +68,7 @@ def traced(daemon: Daemon, *flags: str) -> Iterator[Path]:
         # It ends with the daemon; if that lives on, it lives on without it.
         if daemon.code is None:
             tracer.terminate()
-        tracer.wait(20)
+        tracer.wait(PATIENCE_SECONDS)
 
 
 def kill_at(point: Point) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from crash.operations import Flushed, Marked, Named, Operation, Removed, Renamed, Resized, Tree, Wrote
 
-SECONDS = 180
+SECONDS = 400
 _CALLS = (
     "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,ftruncate,truncate,fallocate,rename,renameat,renameat2,"
     "link,linkat,symlink,symlinkat,unlink,unlinkat,rmdir,mkdir,mkdirat,fsync,fdatasync,sync_file_range,mmap,lseek,"

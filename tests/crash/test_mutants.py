@@ -16,7 +16,7 @@ from crash.mutants import FLIPS, MUTANTS, Mutant
 from crash.run import HERE
 
 PACKAGE = HERE.parents[1] / "cfbus"
-SECONDS = 200
+SECONDS = 500
 MOST = 600
 
 

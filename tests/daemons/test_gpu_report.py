@@ -29,7 +29,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 def told(bench: Bench, kind: type[Told]) -> tuple[Told, bytes]:
     """The next message of this kind that comes, and from whom."""
-    end = time.monotonic() + 4 * DEADLINE
+    end = time.monotonic() + DEADLINE
     while time.monotonic() < end:
         bench.router.poll(100)
         for inbound in sockets.drain(bench.router, 100, bench.dropped):
@@ -49,7 +49,7 @@ def test_the_report_is_what_the_broker_is_told(bench: Bench, tmp_path: Path) -> 
     }  # fmt: skip
     flags = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "cfbus.daemons.gpu", "--gpu-id", "2,GPU-abcd1", *flags]
-    shown = subprocess.run([*command, "--show-report"], capture_output=True, timeout=60, check=True).stdout
+    shown = subprocess.run([*command, "--show-report"], capture_output=True, timeout=300, check=True).stdout
     report = json.loads(shown)
     running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
@@ -62,7 +62,7 @@ def test_the_report_is_what_the_broker_is_told(bench: Bench, tmp_path: Path) -> 
         beat, _ = told(bench, m.Heartbeat)
     finally:
         running.terminate()
-        running.wait(30)
+        running.wait(60)
     assert (tmp_path / "spool" / "gpu-2+GPU-abcd1").is_dir()
     said = hello.model_dump(mode="json")
     assert report["HELLO"].pop("instance") != said.pop("instance")

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from processes.support import free_port
 from prometheus_client.parser import text_string_to_metric_families
 
 from cfbus.config import SECTIONS, Config
@@ -18,12 +19,6 @@ from cfbus.runtime import Loop
 
 def config(port: int, **worker: object) -> Config:
     return Config.model_validate(dict.fromkeys(SECTIONS) | {"metrics": {"port": port}, "worker": worker or None})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def read(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -64,7 +59,8 @@ def port() -> int:
     return free_port()
 
 
-def test_what_is_asked_for_is_measured_then(port: int) -> None:
+def test_what_is_asked_for_is_measured_then(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "PATIENCE_SECONDS", 60.0)
     turning = Turning(port)
     turning.thread.start()
     try:

@@ -181,7 +181,7 @@ def test_close_fails_what_is_left_and_nothing_comes_out_afterwards() -> None:
     assert begun.wait(30)
     began = time.monotonic()
     run.feed.close()
-    assert time.monotonic() - began < feed.CLOSE_SECONDS + 1
+    assert time.monotonic() - began < 25  # who reads goes on after thirty seconds
     assert sorted(fed.item.index for fed in run.fed) == list(range(40))
     assert {fed.failure and (fed.failure.reason, fed.failure.fault) for fed in run.fed} == {("closed", "worker")}
     go_on.set()

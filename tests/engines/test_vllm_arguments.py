@@ -120,7 +120,7 @@ def fake(folder: Path, version: str, source: str) -> str:
         "except ConfigError as error: print(error)"
     )
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\n{code}"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
 
 
 ARGS = """
@@ -224,7 +224,7 @@ def test_the_gpus_are_chosen_before_vllm_or_torch_is_imported(tmp_path: Path) ->
     flags = ["--gpu-id", "1,0", "--set", "captions.engine=vllm", "--set", "vllm.tensor_parallel_size=2"]
     subprocess.run(
         [sys.executable, "-m", "cfbus.daemons.gpu", "--show-report", *flags],
-        capture_output=True, cwd=tmp_path, timeout=60, check=False,
+        capture_output=True, cwd=tmp_path, timeout=300, check=False,
         env={**os.environ, "PYTHONPATH": str(tmp_path), VISIBLE: "GPU-aaaa1,GPU-bbbb1"},
     )  # fmt: skip
     told = (tmp_path / "told").read_text()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from processes.support import PATIENCE_SECONDS
 
 Told: TypeAlias = Callable[..., str]
 MODULES = {
@@ -86,7 +87,7 @@ class Asking:
         assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait(30)
+        self._process.wait(PATIENCE_SECONDS)
 
 
 def told_under(prefix: Sequence[str], code: int, command: str, *arguments: str | Path) -> str:
@@ -97,7 +98,7 @@ def told_under(prefix: Sequence[str], code: int, command: str, *arguments: str |
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     return as_told(code, done.returncode, done.stdout)

@@ -23,11 +23,11 @@ def nursery(tmp_path: Path) -> Iterator[Nursery]:
 
 
 @pytest.fixture
-def tmux(tmp_path: Path) -> Iterator[Tmux]:
+def tmux() -> Iterator[Tmux]:
     """A terminal; without tmux the test is skipped."""
     if shutil.which("tmux") is None:
         assert os.environ.get("CI") != "true", "tmux is missing (Debian: apt install tmux)"
         pytest.skip("tmux is not here")
-    terminal = Tmux(tmp_path)
+    terminal = Tmux()
     yield terminal
     terminal.close()

@@ -31,7 +31,8 @@ from cfbus.tools.following import Follower
 
 MARK = "PROCESSES_TEST_MARK"
 POLL_SECONDS = 0.025
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
+"""Only a failure waits so long; less would say something about the machine, where processes stand still for seconds."""
 TICKS = os.sysconf("SC_CLK_TCK")
 T = TypeVar("T")
 
@@ -47,6 +48,13 @@ def until(what: str | Callable[[], str], look: Callable[[], T | None], seconds: 
         time.sleep(POLL_SECONDS)
 
 
+def _read(path: Path) -> str:
+    """What is in a file of /proc; nothing when its process is gone."""
+    with contextlib.suppress(OSError):
+        return path.read_text()
+    return ""
+
+
 @dataclass(frozen=True)
 class Seen:
     """A process as /proc shows it."""
@@ -56,8 +64,8 @@ class Seen:
     command: tuple[str, ...]
 
     def cpu_seconds(self) -> float:
-        """What it has used so far, with all its threads."""
-        stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        """What it has used so far, with all its threads; nothing when it is gone."""
+        stat = _read(Path(f"/proc/{self.pid}/stat")).rpartition(")")[2].split() or ["0"] * 13
         return (int(stat[11]) + int(stat[12])) / TICKS
 
 
@@ -101,7 +109,7 @@ class Nursery:
                 return seen
         return None
 
-    def await_none(self, seconds: float = 20.0) -> None:
+    def await_none(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Everything has ended, children of children too."""
         for command in self._started:
             command.process.poll()
@@ -112,7 +120,7 @@ class Nursery:
         for command in self._started:
             command.process.poll()
         try:
-            self.await_none(10.0)
+            self.await_none(60.0)
         finally:
             while left := self.alive():
                 for seen in left:
@@ -164,8 +172,15 @@ class Command:
         return self.said
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it to this process alone."""
+        """Send it to this process alone, as soon as it would notice: one that still begins would die of it."""
+        if number in (signal.SIGTERM, signal.SIGHUP):
+            until(lambda: f"signal {number} is caught; it said: {self.said}", lambda: self._catches(number))
         self.process.send_signal(number)
+
+    def _catches(self, number: int) -> bool:
+        """Whether it has a handler for this signal; true as well when it has ended."""
+        caught = re.search(r"(?m)^SigCgt:\t([0-9a-f]+)$", _read(Path(f"/proc/{self.pid}/status")))
+        return self.process.poll() is not None or bool(caught and int(caught[1], 16) >> (number - 1) & 1)
 
 
 def kill(pid: int) -> None:
@@ -177,20 +192,26 @@ def kill(pid: int) -> None:
 PORTS = Path(tempfile.gettempdir()) / "cfbus-test-ports"
 
 
-def free_port() -> int:
+def free_port(*beside: int) -> int:
     """A port where nobody listens, outside of the range from which the kernel hands out; no test gets it again while
-    this process lives."""
+    this process lives. ``beside``: the ports at these distances are free, too."""
     # From the system's dice: those of Python fall alike in all processes of a parallel test run.
     dice = random.SystemRandom()
     PORTS.mkdir(exist_ok=True)
     while True:
         port = dice.randint(15000, 30000)
-        claim = os.open(PORTS / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            probe.bind(("127.0.0.1", port))
-            return port  # the claim stays open: it ends with this process
-        os.close(claim)
+        if all(_claim(port + step) for step in (0, *beside)):
+            return port
+
+
+def _claim(port: int) -> bool:
+    claim = os.open(PORTS / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        probe.bind(("127.0.0.1", port))
+        return True  # the claim stays open: it ends with this process
+    os.close(claim)
+    return False
 
 
 class Run:

@@ -12,13 +12,14 @@ from typing import Any
 from processes.support import Nursery, Terminals, free_port, until
 from prometheus_client.parser import text_string_to_metric_families
 
-ITEMS = 900
+ITEMS = 4000
+"""At twenty a second more than all that is asked meanwhile takes."""
 BUS = (
     "dataset.source=scripted",
     f"dataset.items={ITEMS}",
     "captions.engine=scripted",
     "captions.scripted.rate=20",
-    "captions.scripted.failures=0.05",
+    "captions.scripted.failures=0.02",
     "broker.max_attempts=1",
     "worker.name=ann",
 )
@@ -41,13 +42,19 @@ class Admin:
 
 
 def figures(port: int) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        families = text_string_to_metric_families(answer.read().decode())
-    return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+    """What a daemon tells when its loop answers in time; for a moment it may not."""
+
+    def look() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        found = {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+        return found if found["cfbus_loop_turns"] == 1 else {}
+
+    return until("the loop turns", look)
 
 
 def test_a_run_is_looked_at_steered_and_ended(nursery: Nursery, tmp_path: Path) -> None:
-    port = free_port()
+    port = free_port(1, 10)
     bus = Terminals(nursery, tmp_path / "bus", *BUS, f"metrics.port={port}")
     ask = Admin(nursery, bus)
     assert "No broker answered" in ask("health", ends=75)
@@ -70,7 +77,6 @@ def test_a_run_is_looked_at_steered_and_ended(nursery: Nursery, tmp_path: Path) 
         assert {line["name"] for line in story if line["worker"] == "ann-0"} == {"local"}
         assert ask("story", shard).startswith("since the broker started at 20")
         assert figures(port)["cfbus_workers"] == 1
-        assert figures(port)["cfbus_loop_turns"] == 1
         assert figures(port + 1)["cfbus_captions"] > 0
         assert figures(port + 10)["cfbus_captioned_total"] > 0
 
@@ -95,8 +101,9 @@ def test_a_run_is_looked_at_steered_and_ended(nursery: Nursery, tmp_path: Path) 
         assert ask.json("undrain")["workers"] == "ann-0"
         watch.until("it takes work again", lambda s: s.leased > 0 and s.workers == 1)
         assert "No worker drains" in ask("undrain", ends=2)
+        quick = bus.start("gpu-1", "--set", "captions.scripted.speed=100", "--set", "metrics.port=0")
         assert ask.json("shutdown", "--when-done")["ends"] == "when all is captioned and sealed"
-        broker.ends(0, 120)
+        broker.ends(0)
     said = f"{broker.said}\n{writer.said}\n{gpu.said}"
     seen = set(re.findall(r"(?m)^\d{4}-\S+Z (?:info|warning|error) +(?:broker|writer|gpu) (\S+)", said))
     assert {"admin.call", "lease.granted", "item.failed", "segment.sealed"} <= seen
@@ -105,7 +112,7 @@ def test_a_run_is_looked_at_steered_and_ended(nursery: Nursery, tmp_path: Path) 
     assert ("reset", "refused") in log
     assert ("reset", "done") in log
     assert ("pause", "done") in log
-    for daemon in (gpu, writer):
+    for daemon in (quick, gpu, writer):
         daemon.signal(signal.SIGTERM)
         daemon.ends(0)
     letters = ask.json("--offline", "dead-letters")

@@ -13,13 +13,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from processes.asking import MODULES, Asking, Told, needs, told_under
-from processes.support import Nursery, Terminals, free_port
+from processes.support import PATIENCE_SECONDS, Nursery, Terminals, free_port
 from processes.tables import exact_pictures, failures, make_pictures, rows
 
 from cfbus.bus import keys
@@ -361,13 +360,11 @@ def test_the_key_of_another_broker(pictures: Path, nursery: Nursery, tmp_path: P
     broker = bus.start("broker")
     broker.says("broker.serves")
     line = keys.public_line(keys.generate().public, "other")
-    began = time.monotonic()
     gpu = nursery.start("cfbus.daemons.gpu", "--config", bus.config, "--set", f"worker.server_key={line}")
     said = told(77, "cfbus-admin", "--config", bus.config, "--set", f"admin.server_key={line}", "status")
     assert "is not the broker whose key is expected" in said
-    assert "is not the broker whose key is expected" in gpu.ends(77)
+    assert "is not the broker whose key is expected" in gpu.ends(77, 60.0)
     assert "Compare server and server_key in the configuration" in gpu.said
-    assert time.monotonic() - began < 20.0
     broker.signal(signal.SIGTERM)
     broker.ends(0)
 
@@ -375,13 +372,13 @@ def test_the_key_of_another_broker(pictures: Path, nursery: Nursery, tmp_path: P
 def test_output_that_has_no_room_or_no_reader(captioned: Path) -> None:
     again = [sys.executable, "-m", MODULES["cfbus"], "run", "--out", str(captioned)]
     with open("/dev/full", "wb") as full:
-        assert subprocess.run(again, stdout=full, timeout=30, check=False).returncode == 0
+        assert subprocess.run(again, stdout=full, timeout=PATIENCE_SECONDS, check=False).returncode == 0
         public = [sys.executable, "-m", MODULES["cfbus"], "--help"]
-        done = subprocess.run(public, stdout=full, stderr=subprocess.PIPE, timeout=30, check=False)
+        done = subprocess.run(public, stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE_SECONDS, check=False)
     assert done.returncode == 75
     assert b"Traceback" not in done.stderr
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(again, stdout=write, stderr=subprocess.PIPE, timeout=30, check=False)
+    done = subprocess.run(again, stdout=write, stderr=subprocess.PIPE, timeout=PATIENCE_SECONDS, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (130, b"")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import zmq.utils.z85
-from processes.support import Nursery, Terminals
+from processes.support import PATIENCE_SECONDS, Nursery, Terminals
 from processes.tables import make_pictures
 from processes.test_remote_tars import shard
 from sources.remote_rig import Ranged
@@ -97,7 +97,7 @@ def test_a_bus_that_is_asked_everything(nursery: Nursery, canaries: Canaries, tm
 
     def told(module: str, *arguments: str | Path) -> None:
         command = nursery.start(module, *arguments)
-        command.process.wait(60)
+        command.process.wait(PATIENCE_SECONDS)
         canaries.said[f"{module} {arguments}"] = command.said
 
     def admin(*words: str) -> None:
@@ -133,7 +133,7 @@ def test_a_run_over_addresses_with_passwords(nursery: Nursery, canaries: Canarie
 
         def told(*arguments: str | Path) -> None:
             command = nursery.start("cfbus.tools.main", *arguments)
-            command.process.wait(60)
+            command.process.wait(PATIENCE_SECONDS)
             canaries.said[f"{arguments}"] = command.said
 
         told("run", address, "--out", tmp_path / "out", "--engine", "palette")
@@ -165,7 +165,7 @@ def test_a_crash_whose_words_hold_the_key(nursery: Nursery, canaries: Canaries, 
     bus = Terminals(nursery, tmp_path / "bus", "captions.engine=palette")
     key_file = str(bus.folder / "keys" / "gpu-0.key_secret")
     command = [sys.executable, "-c", CRASH, "--config", str(bus.config), "--log-level", "debug", key_file]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     canaries.said["crash"] = done.stdout + done.stderr
     assert done.returncode == 70, canaries.said["crash"]
     assert "it broke with" in canaries.said["crash"]

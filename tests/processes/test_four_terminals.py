@@ -14,15 +14,17 @@ SCRIPTED = (
     "dataset.source=scripted",
     f"dataset.items={ITEMS}",
     "captions.engine=scripted",
-    "captions.scripted.rate=600",
+    "captions.scripted.rate=200",
 )
+SOME_BYTES = 100_000
+"""All of it takes a quarter of a minute: so early that we may stand still for some seconds, and it is not done."""
 
 
 def end(daemons: Sequence[Command]) -> None:
     """SIGTERM to one after the other; each drains and ends well."""
     for daemon in daemons:
         daemon.signal(signal.SIGTERM)
-        daemon.ends(0, 30.0)
+        daemon.ends(0)
 
 
 def test_from_init_to_a_table_in_any_order(nursery: Nursery, tmp_path: Path) -> None:
@@ -47,7 +49,7 @@ def test_from_init_to_a_table_in_any_order(nursery: Nursery, tmp_path: Path) -> 
 def test_a_broker_that_is_started_again_finds_all_back(nursery: Nursery, tmp_path: Path) -> None:
     bus = Terminals(nursery, tmp_path / "bus", *SCRIPTED)
     broker, writer, gpu = (bus.start(role) for role in ("broker", "writer", "gpu-0"))
-    until("some of it is durable", lambda: journal_bytes(bus.store) > 200_000)
+    until("some of it is durable", lambda: journal_bytes(bus.store) > SOME_BYTES)
     end([broker])
     assert journal_bytes(bus.store) < ITEMS * 300
     broker = bus.start("broker")
@@ -62,7 +64,7 @@ def test_a_broker_that_is_started_again_finds_all_back(nursery: Nursery, tmp_pat
 def test_a_writer_that_is_started_again_goes_on(nursery: Nursery, tmp_path: Path) -> None:
     bus = Terminals(nursery, tmp_path / "bus", *SCRIPTED)
     broker, writer, gpu = (bus.start(role) for role in ("broker", "writer", "gpu-0"))
-    until("some of it is durable", lambda: journal_bytes(bus.store) > 200_000)
+    until("some of it is durable", lambda: journal_bytes(bus.store) > SOME_BYTES)
     # It ends although results go on coming, and seals what it has, in one segment.
     end([writer])
     assert not list((bus.store / "journal").glob("*.sqlite*"))
@@ -80,7 +82,7 @@ def test_a_writer_that_is_started_again_goes_on(nursery: Nursery, tmp_path: Path
 def test_a_worker_that_ends_hands_back_and_delivers(nursery: Nursery, tmp_path: Path) -> None:
     bus = Terminals(nursery, tmp_path / "bus", *SCRIPTED)
     broker, writer, gpu = (bus.start(role) for role in ("broker", "writer", "gpu-0"))
-    until("some of it is durable", lambda: journal_bytes(bus.store) > 200_000)
+    until("some of it is durable", lambda: journal_bytes(bus.store) > SOME_BYTES)
     end([gpu])
     with bus.watch() as watch:
         status = watch.until("nothing is leased", lambda s: not s.leased and not s.workers)

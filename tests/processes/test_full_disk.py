@@ -15,7 +15,7 @@ from processes.asking import needs, told_under
 from processes.support import Nursery, Run
 from processes.tables import exact_scripted, make_pictures
 
-LEASE_SECONDS = 5
+LEASE_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def test_too_little_room_to_begin(small_disk: SmallDisk, tmp_path: Path) -> None
 def test_no_room_in_mid_run_waits_and_goes_on_by_itself(small_disk: SmallDisk, nursery: Nursery) -> None:
     """Journal, manifest, ledger, spool and logs all lie on the disk, and it is full for longer than a lease lasts."""
     out, items = small_disk.path / "out", 8000
-    settings = ("captions.scripted.rate=2000", "broker.chunk_size=100", f"broker.lease_seconds={LEASE_SECONDS}")
+    settings = ("captions.scripted.rate=400", "broker.chunk_size=100", f"broker.lease_seconds={LEASE_SECONDS}")
     run = Run(nursery, out, *scripted(items, 300, *settings))
     with run.follow() as watch:
         watch.until("some are done", lambda status: status.done > 1000)
@@ -100,12 +100,13 @@ def test_no_room_in_mid_run_waits_and_goes_on_by_itself(small_disk: SmallDisk, n
 
 
 @pytest.mark.parametrize("small_disk", [140], indirect=True)
-def test_no_room_to_seal_waits_and_goes_on_by_itself(small_disk: SmallDisk, nursery: Nursery) -> None:
+def test_no_room_to_seal_waits_and_goes_on_by_itself(small_disk: SmallDisk, nursery: Nursery, tmp_path: Path) -> None:
     """There is room for the journal once, and not for the copy that closes it."""
     out, items = small_disk.path / "out", 42_000
     small_disk.take(72 << 20)
-    run = Run(nursery, out, *scripted(items, 1000))
-    run.command.says(f"{items:,} of {items:,} images done, THE DISK IS FULL")
+    # What a slow writer has not acknowledged yet lies elsewhere: how much that is, nobody knows.
+    run = Run(nursery, out, *scripted(items, 1000, f"worker.spool_dir={tmp_path / 'spool'}"))
+    run.command.says(f"{items:,} of {items:,} images done, THE DISK IS FULL", 240.0)
     small_disk.free()
     assert f"{items:,} captions written" in run.command.ends(0)
     assert not list((out / "journal").glob("*.sqlite*"))

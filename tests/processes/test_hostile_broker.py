@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import zmq
-from processes.support import Command, Nursery, Terminals, until
+from processes.support import PATIENCE_SECONDS, Command, Nursery, Terminals, until
 from processes.tables import make_pictures
 
 from cfbus.bus import auth, keys, sockets
@@ -37,13 +37,17 @@ class Hostile:
         self._door.start(self._context, auth.KeyTable([entry]), {sockets.BUS_DOMAIN: {m.Role.WORKER}})
         self._socket, self.port = sockets.bind_bus(self._context, self.pair, "127.0.0.1", 0)
         self._to = b""
+        self._inbox: deque[sockets.Inbound] = deque()
         self.heard: list[m.Message] = []
 
     def hear(self, kind: type[m.Message], when: Callable[[m.Message], bool] = lambda _: True) -> m.Message:
-        """The next message of this kind for which this holds; heartbeats are answered meanwhile."""
+        """The next message of this kind for which this holds; heartbeats are answered meanwhile, and what came behind
+        it is there for the next call."""
 
         def look() -> m.Message | None:
-            for inbound in sockets.drain(self._socket, 100, Counter()):
+            self._inbox += sockets.drain(self._socket, 100, Counter())
+            while self._inbox:
+                inbound = self._inbox.popleft()
                 self._to = inbound.routing_id
                 message, _ = decode(inbound.frames)
                 self.heard.append(message)
@@ -107,7 +111,7 @@ def lent(nursery: Nursery, tmp_path: Path) -> Iterator[Lent]:
     yield made
     if made.worker is not None:
         made.worker.signal(signal.SIGKILL)
-        made.worker.process.wait(30)
+        made.worker.process.wait(PATIENCE_SECONDS)
     made.broker.close()
 
 

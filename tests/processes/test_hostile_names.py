@@ -111,29 +111,33 @@ def rows_below(screen: str, head: str) -> tuple[str, list[str]]:
     return lines[at], [line for line in lines[at + 1 :] if line.lstrip().startswith(begins)]
 
 
-def shown(tmux: Tmux, crowd: Crowd, head: str) -> tuple[str, list[str]]:
-    found: tuple[str, list[str]] = ("", [])
-    screen = ""
+def shown(tmux: Tmux, crowd: Crowd, titles: dict[str, str]) -> None:
+    """Wait until all names are on the screen, and below each title begins what fits its pattern, in every row: of a
+    screen that is only half drawn some of that may be missing."""
+    screen, odd = "", ""
 
     def all_of_them() -> bool:
-        nonlocal found, screen
+        nonlocal screen, odd
         crowd.are_there()
         screen = tmux.screen()
-        found = rows_below(screen, head)
-        return len(found[1]) == len(NAMES)
+        assert HARMFUL.search(screen) is None
+        head, rows = rows_below(screen, next(iter(titles)))
+        odd = out_of_columns(head, rows, titles)
+        return len(rows) == len(NAMES) and not odd
 
-    until(lambda: f"all names on the screen:\n{screen}", all_of_them)
-    assert HARMFUL.search(screen) is None
+    until(lambda: f"all names on the screen, each in its place:\n{screen}\n{odd}", all_of_them)
     assert tmux.title() != "owned"
-    return found
 
 
-def in_columns(head: str, rows: list[str], titles: dict[str, str]) -> None:
-    """Below each title begins what fits the pattern, in every row."""
-    for title, pattern in titles.items():
-        at = head.index(title)
-        odd = [row for row in rows if not re.match(pattern, from_cell(row, at))]
-        assert not odd, f"{title} is not where it should be:\n{head}\n" + "\n".join(odd)
+def out_of_columns(head: str, rows: list[str], titles: dict[str, str]) -> str:
+    """The rows in which something else is below a title."""
+    odd = [
+        f"{title}: {row}"
+        for title, pattern in titles.items()
+        for row in rows
+        if title not in head or not re.match(pattern, from_cell(row, head.index(title)))
+    ]
+    return "\n".join(odd)
 
 
 def command(bus: Terminals, module: str, *words: str) -> str:
@@ -144,19 +148,18 @@ def test_no_name_moves_a_column_or_speaks_to_the_terminal(bus: Terminals, crowd:
     tmux.resize(200, 60)
     tmux.type(command(bus, "cfbus.tools.top", "--stats", bus.stats, "; echo left with $?"))
     tmux.press("Enter")
-    head, rows = shown(tmux, crowd, "CONTRIBUTOR")
-    in_columns(head, rows, {"CONTRIBUTOR": "local ", "STATE": r"(idle|waiting for work)\b"})
+    titles = {"CONTRIBUTOR": "local ", "STATE": r"(idle|waiting for work)\b"}
+    shown(tmux, crowd, titles)
     tmux.press("Down", "Enter")
     until("one worker alone is shown", lambda: crowd.are_there() and "unacknowledged" in tmux.screen())
     assert HARMFUL.search(tmux.screen()) is None
     tmux.press("Escape")
-    shown(tmux, crowd, "CONTRIBUTOR")
+    shown(tmux, crowd, titles)
     tmux.press("q")
     until("top has ended", lambda: crowd.are_there() and "left with 0" in tmux.screen())
     tmux.type(command(bus, "cfbus.tools.admin", "workers"))
     tmux.press("Enter")
-    head, rows = shown(tmux, crowd, "contributor  ")
-    in_columns(head, rows, {"contributor": "c-[0-9a-f]{16} ", "state": r"\w+ ", "heard": r"\d+ s"})
+    shown(tmux, crowd, {"contributor  ": "c-[0-9a-f]{16} ", "state": r"\w+ ", "heard": r"\d+ s"})
 
 
 def test_a_name_that_is_too_long_gets_nobody_in(bus: Terminals, crowd: Crowd) -> None:

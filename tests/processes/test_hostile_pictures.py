@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import hostile_pictures as hostile
-import pytest
 from PIL import features
 from processes.support import Nursery, Run, Seen, until
 from processes.tables import failures, make_pictures
@@ -96,7 +95,6 @@ def captions(out: Path) -> dict[str, str]:
     return {row["item_key"]: row["caption"] for row in table}
 
 
-@pytest.mark.timeout(480)
 def test_hostile_pictures_are_dead_letters_and_harm_no_neighbour(nursery: Nursery, tmp_path: Path) -> None:
     folder, alone, out = tmp_path / "pictures", tmp_path / "alone", tmp_path / "out"
     make_pictures(folder, 0, NEIGHBOURS)

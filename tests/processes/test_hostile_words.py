@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes.support import Nursery, Run, Terminals
+from processes.support import PATIENCE_SECONDS, Nursery, Run, Terminals
 from processes.tables import make_pictures
 
 HOSTILE = (
@@ -45,7 +45,7 @@ def test_a_run_and_all_that_shows_it(nursery: Nursery, pictures: Path, tmp_path:
     inert("run again", again.ends(3))
     config = tmp_path / "out" / "cfbus.yaml"
     check = nursery.start("cfbus.tools.main", "check", config)
-    check.process.wait(60)
+    check.process.wait(PATIENCE_SECONDS)
     inert("check", check.said)
     assert "[bold red]markup" in check.said
     inert("check --json", _json_text(nursery, "cfbus.tools.main", "check", config, "--json"))
@@ -58,7 +58,7 @@ def test_a_run_and_all_that_shows_it(nursery: Nursery, pictures: Path, tmp_path:
 def _json_text(nursery: Nursery, *command: str | Path) -> str:
     """JSON escapes by itself; what is escaped there is no danger to a terminal."""
     started = nursery.start(str(command[0]), *command[1:])
-    started.process.wait(60)
+    started.process.wait(PATIENCE_SECONDS)
     json.loads(started.said.splitlines()[-1])
     return started.said
 
@@ -71,7 +71,7 @@ def test_a_bus_and_those_who_ask_it(nursery: Nursery, pictures: Path, tmp_path: 
 
     def told(*words: str) -> str:
         command = nursery.start("cfbus.tools.admin", "--config", bus.config, *words)
-        command.process.wait(60)
+        command.process.wait(PATIENCE_SECONDS)
         inert(" ".join(words), command.said)
         return command.said
 

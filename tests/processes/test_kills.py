@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 from contextlib import closing
 from functools import partial
@@ -17,9 +18,12 @@ ITEMS = 6000
 SLOTS = ("short", "long")
 MIDDLE_BYTES = 600_000
 """An item is 600 characters: this is a sixth of all."""
+SLOW, QUICK = 400, 5000
+"""Items per second: it takes a quarter of a minute, so that we may stand still for some seconds in its middle; or one
+second."""
 
 
-def scripted(nursery: Nursery, out: Path, *settings: str, rate: int = 2000, workers: int = 1) -> Run:
+def scripted(nursery: Nursery, out: Path, *settings: str, rate: int = QUICK, workers: int = 1) -> Run:
     """A run of ITEMS made-up items."""
     source = ("dataset.source=scripted", f"dataset.items={ITEMS}", f"captions.scripted.rate={rate}")
     flags = [word for setting in (*source, *settings) for word in ("--set", setting)]
@@ -36,7 +40,7 @@ def in_the_middle(run: Run) -> None:
 
 @pytest.mark.parametrize("role", ["writer", "gpu-0"])
 def test_a_daemon_that_is_killed_is_started_again(role: str, nursery: Nursery, tmp_path: Path) -> None:
-    run = scripted(nursery, tmp_path / "out", rate=1000, workers=2)
+    run = scripted(nursery, tmp_path / "out", rate=SLOW // 2, workers=2)
     victim = run.daemon(role)
     in_the_middle(run)
     kill(victim.pid)
@@ -47,18 +51,18 @@ def test_a_daemon_that_is_killed_is_started_again(role: str, nursery: Nursery, t
 
 
 def test_a_run_that_is_killed_leaves_nothing_behind_and_goes_on(nursery: Nursery, tmp_path: Path) -> None:
-    run = scripted(nursery, tmp_path / "out")
+    run = scripted(nursery, tmp_path / "out", rate=SLOW)
     in_the_middle(run)
     kill(run.command.pid)
     run.command.ends(-9)
     # The daemons notice by themselves; what they hold is sealed or spooled.
-    nursery.await_none(15.0)
+    nursery.await_none()
     before = durable(run.out)
     segments = sealed_bytes(run.out)
     assert 0 < len(before) < ITEMS
     assert segments
     # Again; and this time nobody waits for them, but the next run.
-    run = scripted(nursery, run.out)
+    run = scripted(nursery, run.out, rate=SLOW)
     in_the_middle(run)
     kill(run.command.pid)
     scripted(nursery, run.out).command.ends(0)
@@ -68,8 +72,8 @@ def test_a_run_that_is_killed_leaves_nothing_behind_and_goes_on(nursery: Nursery
 
 def test_after_all_is_killed_the_same_command_goes_on(nursery: Nursery, tmp_path: Path) -> None:
     # Small segments, so that a seal or a listing may be under way too.
-    run = scripted(nursery, tmp_path / "out", "storage.seal_mib=1", "storage.seal_seconds=1")
-    in_the_middle(run)
+    run = scripted(nursery, tmp_path / "out", "storage.seal_mib=1", "storage.seal_seconds=1", rate=SLOW)
+    until("some of it is durable", partial(has_durable, run.out, MIDDLE_BYTES // 2))
     while alive := nursery.alive():
         for seen in alive:
             kill(seen.pid)
@@ -102,7 +106,7 @@ def test_a_run_that_was_killed_while_it_made_the_manifest_goes_on(nursery: Nurse
 
 def test_a_storm(nursery: Nursery, tmp_path: Path) -> None:
     """Each daemon dies, and some die again."""
-    run = scripted(nursery, tmp_path / "out", "storage.seal_mib=1", rate=1000, workers=2)
+    run = scripted(nursery, tmp_path / "out", "storage.seal_mib=1", rate=SLOW // 2, workers=2)
     for step, role in enumerate(("broker", "gpu-1", "writer", "broker", "writer"), 1):
         until("more of it is durable", partial(has_durable, run.out, step * 300_000))
         kill(run.daemon(role).pid)
@@ -116,13 +120,17 @@ def has_durable(out: Path, least: int) -> bool:
 
 
 def test_the_ledger_is_disposable(nursery: Nursery, tmp_path: Path) -> None:
-    run = scripted(nursery, tmp_path / "out")
+    run = scripted(nursery, tmp_path / "out", rate=SLOW)
     broker = run.daemon("broker")
     in_the_middle(run)
+    # Who would start the next broker waits until the ledger is away.
+    run.command.signal(signal.SIGSTOP)
     kill(broker.pid)
+    until("it is dead", lambda: broker.pid not in [seen.pid for seen in nursery.alive()])
     ledgers = list((run.out / "run").glob("ledger.sqlite*"))
     assert ledgers
     for path in ledgers:
         path.unlink(missing_ok=True)
+    run.command.signal(signal.SIGCONT)
     run.command.ends(0)
     exact_scripted(run.out, ITEMS, SLOTS)

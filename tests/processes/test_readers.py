@@ -12,7 +12,6 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pytest
 from processes.support import Nursery, Run, until
 from processes.tables import failures
 
@@ -102,7 +101,6 @@ def start(nursery: Nursery, out: Path, rate: int) -> Run:
     return Run(nursery, out, "--engine", "scripted", "--workers", "2", *slots, *flags)
 
 
-@pytest.mark.timeout(480)
 def test_a_table_is_read_by_all_while_it_is_written(nursery: Nursery, tmp_path: Path) -> None:
     out = tmp_path / "out"
     watchers = [Watcher(read) for read in READERS]

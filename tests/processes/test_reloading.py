@@ -41,7 +41,7 @@ def change(bus: Terminals, gpu: Command, key: str, value: object, event: str) ->
     changed, count = re.subn(rf"(?m)^( +){key}: .*$", rf"\g<1>{key}: {value}", text)
     assert count == 1, f"{key} stands {count} times in {text}"
     bus.config.write_text(changed)
-    told = rf"(?m)^.* {re.escape(event)}\b.*$"
+    told = rf"(?m)^.* {re.escape(event)}\b.*\n"
     before = len(re.findall(told, gpu.said))
     gpu.signal(signal.SIGHUP)
     until(lambda: f"one more {event}: {gpu.said}", lambda: len(re.findall(told, gpu.said)) > before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 
 import duckdb
@@ -30,10 +29,9 @@ def test_a_folder_becomes_a_table_and_only_what_is_new_is_captioned_later(nurser
     segments = sealed_bytes(out)
     logs = {path: path.stat().st_size for path in (out / "run" / "logs").iterdir()}
 
-    began = time.monotonic()
     said = Run(nursery, out, pictures, *FLAGS).command.ends(0)
     assert "Nothing to do: all 200 images of pictures are captioned." in said
-    assert time.monotonic() - began < 10  # a second here; more only when the machine is busy
+    # No daemon was started for it.
     assert {path: path.stat().st_size for path in (out / "run" / "logs").iterdir()} == logs
 
     make_pictures(pictures, 200, 7)
@@ -84,9 +82,9 @@ def test_a_second_run_waits_for_the_first(nursery: Nursery, tmp_path: Path) -> N
         flags = [word for setting in settings for word in ("--set", setting)]
         return Run(nursery, out, "--engine", "scripted", "--workers", "1", *flags, *more)
 
-    first = run(250)
+    first = run(50)
     until("some of it is durable", lambda: journal_bytes(out) > 50_000)
-    hasty, *patient = run(250, "--wait", "0.5"), run(5000), run(5000)
+    hasty, *patient = run(50, "--wait", "0.5"), run(5000), run(5000)
     said = hasty.command.ends(75)
     assert "Waiting for the processes of another run" in said
     assert "Another run is at work" in said

@@ -27,7 +27,7 @@ def test_the_filters_let_a_whole_run_through(tmp_path: Path, analyze: Path) -> N
     make_pictures(pictures, 0, 40)
     command = [sys.executable, "-m", "cfbus.tools.main", "run", str(pictures), "--out", str(out)]
     strace = ["strace", "-f", "-qq", "-c", "-U", "name", "-o", str(counted)]
-    done = subprocess.run([*strace, *command], capture_output=True, text=True, check=False, timeout=200)
+    done = subprocess.run([*strace, *command], capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stderr
     exact_pictures(out, pictures, ["caption"])
     called = {line.strip() for line in counted.read_text().splitlines()} - {"", "total", "syscall"}

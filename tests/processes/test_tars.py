@@ -14,6 +14,8 @@ from processes.tables import exact, failures, make_pictures
 from sources.tar_rig import make_tar
 
 SHORT = ("--slot", "short=One short sentence about {column:title}.")
+SLOWLY = ("--workers", "1", "--set", "worker.concurrency=1", "--set", "worker.decoders=1")
+"""So that there is a middle in which something can happen to it, also when we stand still for some seconds."""
 
 
 def make_shards(folder: Path, shards: int, each: int) -> dict[str, bytes]:
@@ -58,16 +60,16 @@ def test_tars_become_a_table_with_their_columns(nursery: Nursery, tmp_path: Path
 
 
 def test_a_killed_run_goes_on_where_it_was(nursery: Nursery, tmp_path: Path) -> None:
-    images = make_shards(tmp_path / "shards", 6, 100)
+    images = make_shards(tmp_path / "shards", 6, 200)
     out = tmp_path / "out"
-    run = Run(nursery, out, tmp_path / "shards" / "s-{0000..0001}.tar", tmp_path / "shards", *SHORT)
+    run = Run(nursery, out, tmp_path / "shards" / "s-{0000..0001}.tar", tmp_path / "shards", *SHORT, *SLOWLY)
     with run.follow() as watch:
-        watch.until("some are durable", lambda status: 0 < status.done < 600)
+        watch.until("some are durable", lambda status: 0 < status.done < len(images))
     for role in ("gpu-0", "writer", "broker"):
         kill(run.daemon(role).pid)
     kill(run.command.pid)
     run.command.process.wait()
-    Run(nursery, out).command.ends(0)
+    Run(nursery, out, "--set", "worker.concurrency=16").command.ends(0)
     exact(out, images, ["short"])
 
 
@@ -127,10 +129,10 @@ def test_a_column_that_no_item_has_is_told_before_anything_starts(nursery: Nurse
 
 
 def test_a_tar_that_is_replaced_while_it_is_read_is_reported(nursery: Nursery, tmp_path: Path) -> None:
-    images = make_shards(tmp_path / "shards", 1, 120)
+    images = make_shards(tmp_path / "shards", 1, 600)
     out, path = tmp_path / "out", tmp_path / "shards" / "s-0000.tar"
     other = [(f"{key}.jpg", data[::-1]) for key, data in images.items()]
-    run = Run(nursery, out, path, "--slot", "short=Short.", "--set", "worker.concurrency=1")
+    run = Run(nursery, out, path, "--slot", "short=Short.", *SLOWLY)
     until("it is listed", lambda: next((out / "listing").glob("*.parquet"), None))
     make_tar(tmp_path / "new.tar", other).replace(path)
     said = run.command.ends(3)
@@ -142,5 +144,5 @@ def test_a_tar_that_is_replaced_while_it_is_read_is_reported(nursery: Nursery, t
         if any((out / "captions").iterdir())
         else []
     )
-    assert len(done) + len(failures(out)) == 120
+    assert len(done) + len(failures(out)) == len(images)
     assert all(row["image_sha256"] == hashlib.sha256(images[row["item_key"]]).digest() for row in done)

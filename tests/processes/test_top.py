@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes.support import Command, Nursery, Terminals, until
+from processes.support import PATIENCE_SECONDS, Command, Nursery, Terminals, until
 from processes.tmux import Tmux
 
 SCRIPTED = (
@@ -36,7 +36,7 @@ def all_of(bus: Terminals) -> list[Command]:
 def end(daemons: list[Command]) -> None:
     for daemon in reversed(daemons):
         daemon.signal(signal.SIGTERM)
-        daemon.ends(0, 30.0)
+        daemon.ends(0)
 
 
 def test_a_person_watches_looks_around_and_leaves(bus: Terminals, tmux: Tmux, tmp_path: Path) -> None:
@@ -84,7 +84,9 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(bus: Terminals, tmux: Tmux, tmp_pa
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+    )
 
 
 def test_once_and_for_scripts(bus: Terminals) -> None:

@@ -9,8 +9,10 @@ from processes.support import Nursery
 from processes.tables import exact_scripted
 
 SECONDS = 12.0
-MAX_WASTE = 0.05
-STILL_AT_WORK = 0.75
+MAX_WASTE = 0.10
+STILL_AT_WORK = 0.5
+"""Wide, for a worker may stand still for some seconds; with equal shares the first would stop in the first tenth. How
+good it is exactly is simulated (``simulation/test_tail``)."""
 
 
 def test_all_work_until_the_end(nursery: Nursery, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from PIL import Image
-from processes.support import Nursery, Run
+from processes.support import PATIENCE_SECONDS, Nursery, Run
 from processes.tables import failures, rows
 from sources.web_rig import Asked, Page, image, moved, serving, status
 
@@ -21,7 +21,7 @@ COLOURS = {"red": (220, 20, 20), "green": (20, 160, 40), "blue": (20, 40, 220)}
 LOCAL = (
     "--set", "dataset.downloads.allow_private_addresses=true",
     "--set", "dataset.downloads.attempts=1",
-    "--set", "dataset.downloads.timeout_seconds=2",
+    "--set", "dataset.downloads.timeout_seconds=15",
     "--set", "broker.max_attempts=1",
 )  # fmt: skip
 
@@ -42,7 +42,7 @@ def pages() -> dict[str, Page]:
         asked.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
         asked.close_connection = True
         stop = threading.Event()
-        for _ in range(600):
+        for _ in range(2400):
             asked.wfile.write(b"x")
             stop.wait(0.05)
 
@@ -132,7 +132,7 @@ def test_check_shows_what_a_run_would_do(nursery: Nursery, tmp_path: Path) -> No
             "captions:\n  slots: {short: 'About {column:title}.'}\n"
         )
         command = nursery.start("cfbus.tools.main", "check", tmp_path / "cfbus.yaml", "--json")
-        command.process.wait(60)
+        command.process.wait(PATIENCE_SECONDS)
     said = json.loads(command.said.strip().splitlines()[-1])
     assert said["items"] == 2
     assert said["prompts"] == {"short": "About grass."}

@@ -17,7 +17,7 @@ from processes.asking import needs
 from processes.support import Command, Nursery, until
 
 SCREENSHOT = Path(__file__).resolve().parents[2] / "docs" / "view.png"
-PATIENCE_MS = 30_000
+PATIENCE_MS = 120_000
 expect.set_options(timeout=PATIENCE_MS)
 
 
@@ -27,7 +27,7 @@ def browser() -> Iterator[Browser]:
     if program is None:
         needs("Chromium is not here: apt-get install chromium")
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"], timeout=PATIENCE_MS)
         yield opened
         opened.close()
 
@@ -64,7 +64,7 @@ def full(tmp_path: Path) -> Iterator[Shelf]:
 
 def serve(nursery: Nursery, store: Path, *arguments: str | Path) -> tuple[Command, str]:
     command = nursery.start("cfbus.tools.main", "view", store, "--port", "0", *arguments)
-    found = until(command.said, lambda: re.search(r"http://127\.0\.0\.1:\d+/", command.said))
+    found = until(lambda: f"an address: {command.said}", lambda: re.search(r"http://127\.0\.0\.1:\d+/", command.said))
     return command, found[0]
 
 

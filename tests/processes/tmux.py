@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import subprocess
-from pathlib import Path
+import tempfile
 
-from processes.support import until
+from processes.support import PATIENCE_SECONDS, until
 
 
 class Tmux:
     """A terminal of its own, with a shell in it."""
 
-    def __init__(self, folder: Path, width: int = 100, height: int = 30) -> None:
-        self._socket = str(folder / "tmux.sock")
+    def __init__(self, width: int = 100, height: int = 30) -> None:
+        # Of its own, for the path of a socket may have 107 bytes, and that of a test's folder may be longer.
+        self._folder = tempfile.TemporaryDirectory(prefix="cfbus-", dir="/tmp")
+        self._socket = f"{self._folder.name}/tmux.sock"
         self._run("-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height), "sh")
 
     def _run(self, *arguments: str) -> str:
         command = ["tmux", "-S", self._socket, *arguments]
         env = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm-256color", "PS1": "$ "}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS)
         return done.stdout
 
     def type(self, text: str) -> None:
@@ -50,3 +52,4 @@ class Tmux:
 
     def close(self) -> None:
         self._run("kill-server")
+        self._folder.cleanup()

@@ -96,7 +96,7 @@ def run(nursery: Nursery, folder: Path, seconds: float, check: Callable[[Path, i
     stopped = [_captioned(gpu) for gpu in gpus]
     for daemon in (writer, broker):
         daemon.signal(signal.SIGTERM)
-        daemon.ends(0, 30.0)
+        daemon.ends(0)
     check(bus.store, items)
     return _shape(bus.store, broker.said, items, backups, stopped)
 
@@ -104,7 +104,7 @@ def run(nursery: Nursery, folder: Path, seconds: float, check: Callable[[Path, i
 def _captioned(gpu: Command) -> int:
     """It ends, and says how many items its engine captioned."""
     gpu.signal(signal.SIGTERM)
-    said = _STOPPED.search(gpu.ends(0, 30.0))
+    said = _STOPPED.search(gpu.ends(0))
     assert said is not None
     return int(said[1])
 

@@ -18,7 +18,7 @@ from simulation.mutants_redo import REDO
 
 TESTS = Path(__file__).resolve().parents[1]
 PACKAGE = TESTS.parent / "cfbus"
-SECONDS = 60
+SECONDS = 400
 SCRIPT = """
 import sys, cfbus
 from simulation.run import run_seeds

@@ -270,7 +270,7 @@ def test_an_object_of_s3_that_is_replaced_is_reported(tmp_path: Path, bucket: Bu
 
 
 def test_what_s3_refuses_is_told_without_secrets(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = opened(attempts=1, timeout_seconds=1)
+    files = opened(attempts=1)
     for address, reason in {
         f"s3://{bucket.name}/none.tar": "http-404",
         "s3://no-such-bucket/a.tar": "http-404",
@@ -318,7 +318,7 @@ def test_s3_that_cuts_ignores_ranges_or_is_not_there(monkeypatch: pytest.MonkeyP
     with serving({"/bucket/a": page, "/bucket/b": status(200, b"x" * 10_000, ETag='"e"')}) as web:
         for name, value in s3_environment(f"http://127.0.0.1:{web.port}").items():
             monkeypatch.setenv(name, value)
-        files = opened(attempts=2, timeout_seconds=5)
+        files = opened(attempts=2)
         file = files.open("s3://bucket/a.tar")
         page.cut = 1
         assert file.read(5, 1000) == b"x" * 1000

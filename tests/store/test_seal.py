@@ -229,7 +229,13 @@ def in_child(opened: Opened, *paths: Path) -> subprocess.CompletedProcess[str]:
     orders = b"".join(map(seal_order, paths)).decode()
     assert opened.store.lock_fd is not None
     return subprocess.run(
-        command, input=orders, capture_output=True, text=True, check=False, pass_fds=(opened.store.lock_fd,), timeout=60
+        command,
+        input=orders,
+        capture_output=True,
+        text=True,
+        check=False,
+        pass_fds=(opened.store.lock_fd,),
+        timeout=300,
     )
 
 

@@ -75,7 +75,7 @@ def test_the_table_fits_the_screen_and_hides_nothing(width: int) -> None:
 def run_demo(out: Path) -> str:
     command = [sys.executable, "-m", "cfbus.tools.main", "demo", "--out", str(out)]
     environ = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environ)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environ)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr
     return done.stdout

@@ -156,7 +156,7 @@ def something(serve: Callable[[socket.socket], None]) -> Iterator[str]:
             while not ending.is_set():
                 client, _ = door.accept()
                 with client:
-                    client.settimeout(5.0)
+                    client.settimeout(60.0)
                     serve(client)
 
         thread = threading.Thread(target=take)
@@ -165,7 +165,7 @@ def something(serve: Callable[[socket.socket], None]) -> Iterator[str]:
             yield f"tcp://127.0.0.1:{door.getsockname()[1]}"
         finally:
             ending.set()
-            socket.create_connection(door.getsockname(), 5.0).close()
+            socket.create_connection(door.getsockname(), 60.0).close()
             thread.join()
 
 

@@ -73,7 +73,7 @@ class Driver:
 
     def open(self) -> str:
         if self._hangs is not None:
-            self._hangs.wait(10.0)
+            self._hangs.wait(60.0)
         if self._fails == "open":
             raise GpuError("Driver\x1b[2J Not Loaded")
         return "615.71"
@@ -99,7 +99,7 @@ def test_gpus_with_their_driver() -> None:
     ]  # fmt: skip
     assert "615.71" in seen[0].sentence
     assert "0 is NVIDIA H100 with 81,559 MiB, 500 of them in use" in seen[1].sentence
-    assert driver.closed.wait(10.0)
+    assert driver.closed.wait(60.0)
 
 
 @pytest.mark.parametrize("fails", ["open", "7"])
@@ -117,7 +117,7 @@ def test_a_driver_that_hangs_is_not_awaited(monkeypatch: pytest.MonkeyPatch) -> 
     (seen,) = doctor_host.of_gpus(["0"], driver)
     assert "does not answer" in seen.sentence
     go_on.set()
-    assert driver.closed.wait(10.0)
+    assert driver.closed.wait(60.0)
 
 
 def loaded(*overrides: str) -> config.Loaded:

@@ -81,7 +81,7 @@ def test_a_terminal_is_asked_without_echo_and_then_whether_to_go_on(tmp_path: Pa
     until(b"Go on? [y/N]: ")
     os.write(master, b"n\n")
     until(b"Nothing was done.")
-    assert process.wait(30) == 2
+    assert process.wait(60) == 2
     os.close(master)
     assert line.encode() not in said
     assert not (tmp_path / "me").exists()

@@ -92,7 +92,7 @@ def test_systemd_can_read_a_persons_units(person: Mapping[str, Path], tmp_path: 
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stderr) == (0, "")
 

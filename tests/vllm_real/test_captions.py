@@ -144,8 +144,11 @@ def test_figures_show_what_runs_and_that_caches_help(opened: Open) -> None:
     assert max(each.waiting for each in seen) > 0
     usages = [each.kv_usage for each in seen if each.kv_usage is not None]
     assert 0 < max(usages) <= 1
-    after = engine.figures()
-    assert after is not None
+    # What it tells of itself comes a moment after the last caption.
+    end = time.monotonic() + 60
+    while (after := engine.figures()) is None or after.running or after.waiting:
+        assert time.monotonic() < end, after
+        time.sleep(0.01)
     assert (after.running, after.waiting, after.level) == (0, 0, 8)
     assert after.prefix_hits is not None
     assert 0.2 < after.prefix_hits < 1  # the second prompt of each picture has its system text and image in common

@@ -47,7 +47,7 @@ def engine_cores(of: int) -> list[int]:
     found, front = [], {of}
     while front:
         front = {child for child, parent in parents.items() if parent in front}
-        found += [child for child in front if CORE in names[child]]
+        found += [child for child in front if CORE in names.get(child, "")]  # one that has just ended has none
     return found
 
 
