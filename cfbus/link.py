@@ -17,7 +17,7 @@ from cfbus.bus.keys import KeyPair
 from cfbus.bus.messages import Error, Message
 from cfbus.bus.sockets import Connection, ConnectionWatch
 from cfbus.bus.wire import WireError, decode, encode
-from cfbus.errors import KeyRefusedError, WrongServerError
+from cfbus.errors import KeyClosedError, KeyRefusedError, WrongServerError
 from cfbus.runtime import MAX_WAIT_SECONDS, Loop, now
 
 DRAIN_MESSAGES = 256
@@ -31,6 +31,22 @@ DIAGNOSIS_SECONDS = 3.0
 DIAGNOSE_AGAIN_SECONDS = 60.0
 KEY_CLOSED: Final = "key-closed"
 """The code of the ERROR with which a broker says why it puts a key out."""
+
+
+def refusal(what: Connection, endpoint: str, public: bytes) -> KeyRefusedError:
+    """The error for a key that a broker does not know, or has closed for good."""
+    mark = keys.fingerprint(public)
+    if what is Connection.CLOSED:
+        return KeyClosedError(
+            what.sentence(endpoint),
+            f"Ask the maintainer why: `cfbus-admin keys show {mark}`. One that has expired can be made to last; one"
+            " that was revoked stays so, and a new one comes in by an invite.",
+        )
+    return KeyRefusedError(
+        what.sentence(endpoint),
+        "Ask the maintainer for an invite, or to add this key: its public half is the .key file beside the secret one,"
+        f" or the line that `cfbus keygen` printed and `cfbus keys inspect` shows; its fingerprint is {mark}.",
+    )
 
 
 class Link:
@@ -103,8 +119,8 @@ class Link:
         match what:
             case Connection.HANDSHAKE_OK:
                 self._admitted()
-            case Connection.REFUSED:
-                raise self._refused()
+            case Connection.REFUSED | Connection.CLOSED:
+                raise self._refused(what)
             case Connection.CONNECTED:
                 self._reached = True
             case Connection.RETRYING if self._reached:
@@ -162,18 +178,13 @@ class Link:
             self._stranger.close()
             self._stranger = None
 
-    def _refused(self) -> KeyRefusedError:
-        if self._ever_admitted:
-            why = f"it said: {self._farewell}" if self._farewell else "it was revoked or has expired."
-            return KeyRefusedError(
-                f"The broker at {self.endpoint} does not admit this key any more: {why}",
-                f"Ask the maintainer why; the key is {keys.fingerprint(self._pair.public)}.",
-            )
-        return KeyRefusedError(
-            Connection.REFUSED.sentence(self.endpoint),
-            "Ask the maintainer to add this key: its public half is the .key file beside the secret one, or the line "
-            f"that `cfbus keygen` printed; its fingerprint is {keys.fingerprint(self._pair.public)}.",
-        )
+    def _refused(self, what: Connection) -> KeyRefusedError:
+        error = refusal(what, self.endpoint, self._pair.public)
+        if not self._ever_admitted:
+            return error
+        why = "it was revoked or has expired." if what is Connection.CLOSED else "it does not know it any more."
+        why = f"it said: {self._farewell}" if self._farewell else why
+        return type(error)(f"The broker at {self.endpoint} does not admit this key any more: {why}", error.hint)
 
     def _give_up(self) -> None:
         self.connected = False

@@ -21,7 +21,9 @@ from cfbus.bus.sockets import Connection, ConnectionWatch, Inbound, Socket
 
 DEADLINE = 60.0
 DOMAINS = {"bus": {Role.WORKER, Role.WRITER, Role.ADMIN}, "stats": {Role.MONITOR, Role.ADMIN}}
-OUTCOMES = (Connection.HANDSHAKE_OK, Connection.REFUSED, Connection.HUNG_UP, Connection.WRONG_SERVER)
+OUTCOMES = (
+    Connection.HANDSHAKE_OK, Connection.REFUSED, Connection.CLOSED, Connection.HUNG_UP, Connection.WRONG_SERVER,
+)  # fmt: skip
 
 
 def entry(public: bytes, role: Role = Role.WORKER, state: KeyState = KeyState.ACTIVE) -> KeyEntry:

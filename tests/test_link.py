@@ -15,12 +15,12 @@ from processes.support import free_port
 from cfbus import link, runtime
 from cfbus.bus import messages as m
 from cfbus.bus import sockets
-from cfbus.bus.auth import KeyState
+from cfbus.bus.auth import KeyState, KeyTable
 from cfbus.bus.connections import PeerWatch
 from cfbus.bus.keys import KeyPair, fingerprint, generate
 from cfbus.bus.sockets import Socket
 from cfbus.bus.wire import decode, encode
-from cfbus.errors import KeyRefusedError
+from cfbus.errors import KeyClosedError, KeyRefusedError
 from cfbus.link import Link
 
 DOUBT_SECONDS = 0.5
@@ -195,7 +195,7 @@ def test_another_server_key(bench: Bench, dial: Dial) -> None:
 def test_an_unknown_key(bench: Bench, dial: Dial) -> None:
     pair = generate()
     error = dial(pair).fails()
-    assert "does not admit this key" in error.message
+    assert "does not know this key" in error.message
     assert fingerprint(pair.public) in error.hint
     assert ".key file" in error.hint
     assert "cfbus keygen" in error.hint
@@ -240,6 +240,21 @@ def test_a_key_that_is_closed_for_good(bench: Bench, dial: Dial, state: KeyState
     error = peer.fails()
     assert "any more: it was revoked or has expired" in error.message
     assert fingerprint(pair.public) in error.hint
+    again = dial(pair).fails()
+    assert "knows this key and does not admit it any more: it was revoked or has expired" in again.message
+    assert f"cfbus-admin keys show {fingerprint(pair.public)}" in again.hint
+    assert {type(error), type(again)} == {KeyClosedError}
+    watch.close()
+
+
+def test_a_key_that_is_not_known_any_more(bench: Bench, dial: Dial) -> None:
+    watch = PeerWatch(bench.router)
+    peer = dial(bench.enrol())
+    assert connected(peer)
+    assert peer.link.send(m.Heartbeat())
+    bench.auth.swap(KeyTable())
+    cut(bench, watch)
+    assert "any more: it does not know it any more" in peer.fails().message
     watch.close()
 
 

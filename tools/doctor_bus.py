@@ -24,6 +24,7 @@ from cfbus.bus.following import Connection
 from cfbus.bus.keys import KeyPair
 from cfbus.bus.messages import Role
 from cfbus.errors import CfbusError, KeyRefusedError, OtherProjectError, UnreachableError, WrongServerError
+from cfbus.link import refusal
 from cfbus.store.registry_rows import date
 from cfbus.tools import asking, joining
 from cfbus.tools.doctor_seen import Seen, bad, note, ok, wrong
@@ -110,11 +111,7 @@ class Bus:
                 WrongServerError,
             )
         except KeyRefusedError as error:
-            hint = (
-                f"Ask the maintainer what became of {keys.fingerprint(way.pair.public)}: cfbus-admin keys show. If they"
-                " never had it, it comes in by an invite, or by the line that `cfbus keys inspect` shows."
-            )
-            yield wrong("this key", error.message, hint, KeyRefusedError)
+            yield bad("this key", error)
 
     def _handshake(self) -> Iterator[Seen]:
         way = self._way
@@ -139,8 +136,8 @@ def _subscribed(way: Way) -> Iterator[Seen]:
     outcome = joining.subscribed(way.endpoint, way.server, way.pair)
     if outcome is Connection.HANDSHAKE_OK:
         yield from _let_in(way)
-    elif outcome is Connection.REFUSED:
-        raise KeyRefusedError(outcome.sentence(way.endpoint))
+    elif outcome in (Connection.REFUSED, Connection.CLOSED):
+        raise refusal(outcome, way.endpoint, way.pair.public)
     elif outcome is Connection.WRONG_SERVER:
         raise WrongServerError(outcome.sentence(way.endpoint))
     else:

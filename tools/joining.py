@@ -40,6 +40,7 @@ from cfbus.errors import (
     UsedInviteError,
     WrongServerError,
 )
+from cfbus.link import refusal
 from cfbus.store.durable import disk_errors, make_dir, new_file, publish
 from cfbus.tools import asking
 from cfbus.tools.asking import Conversation
@@ -172,7 +173,9 @@ def _try_stats(facts: Facts, pair: KeyPair) -> None:
     outcome = subscribed(facts.stats, facts.server, pair)
     if outcome is Connection.HANDSHAKE_OK:
         return
-    if outcome in (Connection.REFUSED, Connection.LATER):
+    if outcome in (Connection.REFUSED, Connection.CLOSED):
+        raise refusal(outcome, facts.stats, pair.public)
+    if outcome is Connection.LATER:
         hint = f"Ask the maintainer; the key is {keys.fingerprint(pair.public)}."
         raise KeyRefusedError(outcome.sentence(facts.stats), hint)
     raise _unreachable(facts, outcome)
@@ -206,7 +209,7 @@ def subscribed(endpoint: str, server: bytes, pair: KeyPair) -> Connection | None
 
 def _told(seen: list[Connection], why: Connection | None) -> Connection | None:
     """What became of it, once that is certain."""
-    for certain in (Connection.HANDSHAKE_OK, Connection.REFUSED, Connection.WRONG_SERVER):
+    for certain in (Connection.HANDSHAKE_OK, Connection.REFUSED, Connection.CLOSED, Connection.WRONG_SERVER):
         if certain in seen:
             return certain
     return why if Connection.HUNG_UP in seen else None

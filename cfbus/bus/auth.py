@@ -9,7 +9,8 @@ Invariants:
 - The table is immutable and swapped as a whole, so a decision sees one table.
 - No request, however malformed, ends the thread; if it ends all the same, its socket closes
   with it and, because the ports enforce their ZAP domain, nobody gets in any more.
-- Nothing but a status code ever reaches the one who asks to be let in.
+- Nothing but a status code ever reaches the one who asks to be let in, and libzmq asks here only for a key whose owner
+  has shown that he has its secret half: what a code says of a key, nobody else is told.
 """
 
 from __future__ import annotations
@@ -65,12 +66,15 @@ class Reason(StrEnum):
     TOO_OFTEN = "too-often"
 
 
+# ZAP has four codes and libzmq takes no others. What 500 means to ZAP, a handler in trouble, is never said here: one
+# that cannot answer ends, and a malformed request comes of no client. So it is free for a key that is closed for good.
 _STATUS: Final = {
     Reason.ADMITTED: b"200",
     Reason.PENDING: b"300",
     Reason.SUSPENDED: b"300",
     Reason.TOO_OFTEN: b"300",
-    Reason.MALFORMED: b"500",
+    Reason.REVOKED: b"500",
+    Reason.EXPIRED: b"500",
 }
 _REFUSED: Final = b"400"
 _OPEN_STATES: Final = frozenset({KeyState.ACTIVE, KeyState.RETIRING})
@@ -128,7 +132,7 @@ class Verdict:
 
     @property
     def status(self) -> bytes:
-        """The ZAP status code: 200 come in, 300 try again later, 400 never, 500 not understood."""
+        """The ZAP status code: 200 come in, 300 try again later, 400 not known at this port, 500 closed for good."""
         return _STATUS.get(self.reason, _REFUSED)
 
 

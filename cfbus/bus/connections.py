@@ -43,7 +43,14 @@ _HOST_BITS: Final = 64
 # between that it wanted to hang up, and keeps a deaf connection whose descriptor nothing frees any more.
 _WATCHED: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _OUTCOMES: Final = frozenset(
-    {Connection.HANDSHAKE_OK, Connection.REFUSED, Connection.HUNG_UP, Connection.LATER, Connection.WRONG_SERVER}
+    {
+        Connection.HANDSHAKE_OK,
+        Connection.REFUSED,
+        Connection.CLOSED,
+        Connection.HUNG_UP,
+        Connection.LATER,
+        Connection.WRONG_SERVER,
+    }
 )
 
 
@@ -267,9 +274,10 @@ class Stranger:
 def diagnosis(outcome: Connection) -> Connection:
     """Why another client is hung up on where this became of a stranger: ``LATER`` or ``WRONG_SERVER``.
 
-    Only the holder of the server's secret can tell a stranger that it is refused.
+    A server with another secret cannot read a stranger's first word, and so refuses nobody. (One that lies can: a
+    refusal is not signed.)
     """
-    known = outcome in (Connection.REFUSED, Connection.LATER, Connection.HANDSHAKE_OK)
+    known = outcome in (Connection.REFUSED, Connection.CLOSED, Connection.LATER, Connection.HANDSHAKE_OK)
     return Connection.LATER if known else Connection.WRONG_SERVER
 
 

@@ -41,6 +41,7 @@ class Connection(StrEnum):
     CONNECTED = "connected"
     HANDSHAKE_OK = "handshake-ok"
     REFUSED = "refused"
+    CLOSED = "closed"
     HUNG_UP = "hung-up"
     LATER = "later"
     WRONG_SERVER = "wrong-server"
@@ -55,13 +56,17 @@ class Connection(StrEnum):
 _SENTENCES: Final = {
     Connection.CONNECTED: "Reached {}; proving who we are.",
     Connection.HANDSHAKE_OK: "The broker at {} let us in.",
-    Connection.REFUSED: "The broker at {} does not admit this key: it is unknown, revoked or for another role.",
+    Connection.REFUSED: "The broker at {} does not know this key, or not for this port.",
+    Connection.CLOSED: "The broker at {} knows this key and does not admit it any more: it was revoked or has expired.",
     Connection.HUNG_UP: "What answers at {} did not finish the handshake; trying again.",
     Connection.LATER: "The broker at {} does not let us in yet: the key awaits approval or is suspended.",
     Connection.WRONG_SERVER: "What answers at {} is not the broker whose key is expected, or it is just stopping.",
     Connection.DISCONNECTED: "The connection to {} broke.",
     Connection.RETRYING: "Nothing at {} can be reached now; trying again.",
 }
+
+_BY_STATUS: Final = {400: Connection.REFUSED, 500: Connection.CLOSED}
+"""What the broker's ZAP status says (``auth``); instead of 300 libzmq's own server just hangs up."""
 
 
 class ConnectionWatch:
@@ -108,7 +113,7 @@ class ConnectionWatch:
                 self._admitted = True
                 return Connection.HANDSHAKE_OK
             case zmq.Event.HANDSHAKE_FAILED_AUTH:
-                return self._die(Connection.REFUSED if value < 500 else Connection.LATER)
+                return self._die(_BY_STATUS.get(value, Connection.LATER))
             case zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
                 return self._die(Connection.WRONG_SERVER)
             case zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:

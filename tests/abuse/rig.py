@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from processes.support import Nursery, Terminals, until
 
 from cfbus.bus import keys, sockets
 from cfbus.bus import messages as m
+from cfbus.bus.auth import KeyState
 from cfbus.bus.keys import KeyPair
 from cfbus.bus.wire import decode, encode
 from cfbus.store.registry import Registry
@@ -147,6 +149,13 @@ class Bus:
         """What the registry says of each key."""
         with Registry.open(self.registry, create=False) as registry:
             return [{"name": row.name, "state": row.state, "reason": row.reason} for row in registry.keys()]  # noqa: SIM118 - no mapping
+
+    def revoke(self, pair: KeyPair) -> None:
+        """As a maintainer does; in force on return."""
+        with Registry.open(self.registry, create=False) as registry:
+            registry.set_state(pair.public, KeyState.REVOKED, who="test", now=time.time())
+        self.broker.process.send_signal(signal.SIGHUP)
+        until(lambda: "the key is out", lambda: not self.admits(pair))
 
     def close(self) -> None:
         self.counters.close()

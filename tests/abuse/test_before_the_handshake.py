@@ -24,6 +24,7 @@ from processes.support import until
 from cfbus.bus import keys
 
 NEVER = "connection.never-spoke"
+ERROR = b"\5ERROR\3"
 DICE = random.Random(7)
 
 
@@ -292,6 +293,42 @@ def test_unknown_keys_in_a_flood(bus: Bus) -> None:
                 assert _refused(raw)
 
     bus.survives(attack, "door.unknown", 300)
+
+
+def _said(raw: Raw) -> bytes:
+    """The next frame; nothing if we are hung up on without one."""
+    try:
+        return raw.take_frame()[1]
+    except ConnectionError:
+        return b""
+
+
+def test_a_revoked_key_in_a_flood(bus: Bus) -> None:
+    """Whoever has its secret half is told that it is closed, and let in no more than one that nobody knows."""
+    pair = bus.key()
+    bus.revoke(pair)
+
+    def attack(bus: Bus) -> None:
+        for _ in range(300):
+            with bus.raw(pair) as raw:
+                assert _said(raw.greet().hello().welcome().initiate()) == ERROR + b"500"
+                raw.put(frame(b"let me in all the same"))
+                assert raw.ended()
+
+    bus.survives(attack, "door.revoked", 300)
+
+
+def test_what_became_of_a_key_is_told_to_its_owner_alone(bus: Bus) -> None:
+    pair = bus.key()
+    bus.revoke(pair)
+
+    def attack(bus: Bus) -> None:
+        with bus.raw(keys.KeyPair(pair.public, keys.generate().secret)) as raw:
+            assert _said(raw.greet().hello().welcome().initiate()) == b""
+
+    before = bus.counters.read().get("door.revoked", 0)
+    bus.survives(attack, NEVER)
+    assert bus.counters.read().get("door.revoked", 0) == before
 
 
 @pytest.mark.parametrize("mechanism", [b"NULL", b"PLAIN", b"GSSAPI", b"", b"CURVE\0X"])

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zmq.utils import z85
 
-from cfbus.bus import auth as module
 from cfbus.bus import sockets
 from cfbus.bus.auth import (
     ZAP_ENDPOINT,
@@ -34,8 +33,8 @@ EXPECTED = {
     KeyState.RETIRING: (b"200", Reason.ADMITTED),
     KeyState.PENDING: (b"300", Reason.PENDING),
     KeyState.SUSPENDED: (b"300", Reason.SUSPENDED),
-    KeyState.REVOKED: (b"400", Reason.REVOKED),
-    KeyState.EXPIRED: (b"400", Reason.EXPIRED),
+    KeyState.REVOKED: (b"500", Reason.REVOKED),
+    KeyState.EXPIRED: (b"500", Reason.EXPIRED),
 }
 PUBLIC = generate().public
 
@@ -80,7 +79,7 @@ FRAME = st.one_of(st.binary(max_size=40), st.sampled_from([b"1.0", b"bus", b"CUR
 @given(st.lists(FRAME, max_size=9))
 def test_no_request_gets_anything_but_a_verdict(frames: list[bytes]) -> None:
     verdict = decide(frames, KeyTable([entry(PUBLIC)]), RAW_DOMAINS)
-    assert verdict.status in (b"400", b"500")
+    assert verdict.status == b"400"
     assert verdict.user_id == b""
 
 
@@ -114,8 +113,8 @@ def test_the_table_is_a_mapping_that_cannot_change() -> None:
         (KeyState.RETIRING, Connection.HANDSHAKE_OK),
         (KeyState.PENDING, Connection.HUNG_UP),
         (KeyState.SUSPENDED, Connection.HUNG_UP),
-        (KeyState.REVOKED, Connection.REFUSED),
-        (KeyState.EXPIRED, Connection.REFUSED),
+        (KeyState.REVOKED, Connection.CLOSED),
+        (KeyState.EXPIRED, Connection.CLOSED),
     ],
 )
 def test_what_a_client_is_told_in_each_state(bench: Bench, state: KeyState, expected: Connection) -> None:
@@ -123,15 +122,8 @@ def test_what_a_client_is_told_in_each_state(bench: Bench, state: KeyState, expe
     bench.auth.swap(KeyTable([entry(pair.public, state=state)]))
     _, watch = bench.dial(pair)
     assert outcome(watch) is expected
-    assert watch.dead == (expected is Connection.REFUSED)
+    assert watch.dead == (expected is Connection.CLOSED)
     assert bench.auth.counts()[EXPECTED[state][1]] >= 1
-
-
-def test_a_broker_in_trouble_means_later_with_a_new_socket(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_REFUSED", b"500")
-    _, watch = bench.dial(generate())
-    assert outcome(watch, Connection.LATER) is Connection.LATER
-    assert watch.dead
 
 
 def test_a_swap_decides_the_next_handshake(bench: Bench) -> None:
@@ -195,10 +187,10 @@ def test_malformed_requests_are_counted_and_end_nothing(bench: Bench) -> None:
         asker.send_multipart(frames)
     asker.send_multipart([b"", *request(PUBLIC)])
     answers: list[list[bytes]] = []
-    while not answers or answers[-1][3] != b"400":
+    while not answers or answers[-1][2] != b"7":
         assert asker.poll(60_000)
         answers.append(asker.recv_multipart())
-    assert [answer[3] for answer in answers[:-1]] == [b"500"] * (len(answers) - 1)
+    assert {answer[3] for answer in answers} == {b"400"}
     assert all(answer[4] == answer[5] == answer[6] == b"" for answer in answers)
     assert bench.auth.counts()[Reason.MALFORMED] == len(malformed)
     asker.close(0)

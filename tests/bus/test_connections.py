@@ -105,7 +105,7 @@ def test_a_revoked_peer_is_cut_and_does_not_come_back(bench: Bench) -> None:
     bench.auth.swap(KeyTable([entry(hello.user_id, state=KeyState.REVOKED)]))
     assert cut(hello.fd, address)
     until(watch, Connection.DISCONNECTED)
-    until(watch, Connection.REFUSED)
+    until(watch, Connection.CLOSED)
     assert watch.dead
     assert not sockets.send(client, None, [b"x"])
 
@@ -188,7 +188,7 @@ def test_where_nobody_can_be_told_apart_all_are_cut_and_may_come_back(bench: Ben
     assert watch.cut_all() == 2
     until(links[0], Connection.DISCONNECTED)
     until(links[0], Connection.HANDSHAKE_OK)
-    until(links[1], Connection.REFUSED)
+    until(links[1], Connection.CLOSED)
     watch.close()
 
 

@@ -7,7 +7,7 @@ import socket as tcp
 
 import pytest
 import zmq
-from bus_harness import Bench, eventually, until
+from bus_harness import DEADLINE, Bench, eventually, outcome, until
 from processes.support import free_port
 
 from cfbus.bus import sockets
@@ -121,6 +121,29 @@ def test_an_admitted_peer_is_known_by_its_key(bench: Bench) -> None:
     assert client.poll(60_000)
     assert sockets.drain_client(client, 10) == [[b"answer", b""]]
     assert not watch.dead
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (b"300", Connection.LATER),
+        (b"400", Connection.REFUSED),
+        (b"500", Connection.CLOSED),
+        (b"600", Connection.WRONG_SERVER),
+        (b"why", Connection.WRONG_SERVER),
+    ],
+)
+def test_what_a_refusal_says(bench: Bench, status: bytes, expected: Connection) -> None:
+    """From a door of another make; that it is not signed is why anybody could say it."""
+    with tcp.create_server(("127.0.0.1", 0)) as door:
+        _, watch = bench.dial(generate(), f"tcp://127.0.0.1:{door.getsockname()[1]}")
+        door.settimeout(DEADLINE)
+        client, _ = door.accept()
+        with client:
+            client.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + b"\1" + bytes(31))
+            client.sendall(b"\4\x0a\5ERROR" + bytes([len(status)]) + status)
+            assert outcome(watch, Connection.LATER) is expected
+        assert watch.dead
 
 
 def test_every_message_carries_the_key_of_its_own_peer(bench: Bench) -> None:

@@ -340,8 +340,8 @@ def test_what_a_running_bus_refuses(pictures: Path, nursery: Nursery, tmp_path: 
     keys.save(keys.generate(), stranger, "stranger")
     for command, section, verb in (("cfbus-gpu", "worker", []), ("cfbus-admin", "admin", ["status"])):
         said = told(77, command, *base, "--set", f"{section}.key_file={stranger}", *verb)
-        assert "does not admit this key" in said
-        assert "Ask the maintainer to add this key" in said
+        assert "does not know this key" in said
+        assert "Ask the maintainer for an invite, or to add this key" in said
         wrong = tmp_path / "bus" / "keys" / "writer.key_secret"
         said = told(77, command, *base, "--set", f"{section}.key_file={wrong}", *verb)
         assert "This key is a writer's" in said

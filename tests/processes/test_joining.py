@@ -277,7 +277,11 @@ def test_the_doctor_follows_a_key_through_its_life(bus: Bus, told: Told, tmp_pat
     assert "images a second" in found["rate"]["sentence"]
     assert doctor(68, "--no-rate", "--set", "dataset.name=cats")["project"]["verdict"] == "bad"
     bus.admin("keys", "revoke", mark)
-    assert "does not admit this key" in doctor(77, "--no-rate")["this key"]["sentence"]
+    assert "it was revoked or has expired" in doctor(77, "--no-rate")["this key"]["sentence"]
+    stranger = tmp_path / "stranger.key_secret"
+    keys.save(keys.generate(), stranger, "stranger")
+    unknown = doctor(77, "--no-rate", "--set", f"worker.key_file={stranger}")
+    assert "does not know this key" in unknown["this key"]["sentence"]
 
 
 def test_a_key_by_hand_and_a_join_file(bus: Bus, told: Told, tmp_path: Path) -> None:
@@ -292,7 +296,7 @@ def test_a_key_by_hand_and_a_join_file(bus: Bus, told: Told, tmp_path: Path) -> 
     stranger = tmp_path / "stranger.key_secret"
     keys.save(keys.generate(), stranger, "stranger")
     arguments = ["--file", tmp_path / "join", "--key", stranger, "--yes", "--dir", tmp_path / "other"]
-    assert "does not admit this key" in told(77, "cfbus", "join", *arguments)
+    assert "does not know this key" in told(77, "cfbus", "join", *arguments)
     shutil.copy(tmp_path / "join", tmp_path / "cut")
     (tmp_path / "cut").write_text((tmp_path / "join").read_text().strip()[:-4])
     assert "damaged in copying" in told(65, "cfbus", "join", "--file", tmp_path / "cut", "--key", key, "--yes")

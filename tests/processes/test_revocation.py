@@ -80,8 +80,10 @@ def test_a_revoked_worker_ends_and_others_do_its_work(nursery: Nursery, tmp_path
         said = gpu.ends(77)
         assert "it said: this key was revoked." in said
         assert keys.fingerprint(keys.load_public(bus.folder / "keys" / "gpu-0.key")) in said
-        # Starting it again changes nothing.
-        assert "does not admit this key" in bus.start("gpu-0").ends(77)
+        broker.says("keys.closed")
+        # Starting it again changes nothing, and it is told so.
+        again = bus.start("gpu-0").ends(77)
+        assert "knows this key and does not admit it any more: it was revoked or has expired." in again
         file = another_worker(bus, broker)
         flags = ["--gpu-id", "1", "--set", f"worker.key_file={file}", "--set", "captions.scripted.speed=50"]
         other = nursery.start("cfbus.daemons.gpu", "--config", bus.config, *flags)

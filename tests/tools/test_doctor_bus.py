@@ -71,13 +71,28 @@ def test_the_wrong_server_key(bench: Bench) -> None:
     assert "do not go on" in seen.hint
 
 
-@pytest.mark.parametrize("state", [None, KeyState.REVOKED, KeyState.EXPIRED])
-def test_a_key_that_is_not_known_or_closed(bench: Bench, state: KeyState | None) -> None:
-    pair = generate() if state is None else bench.enrol(Role.WRITER, state)
+def test_a_key_that_is_not_known(bench: Bench) -> None:
+    pair = generate()
     seen = last(way(bench.bus_endpoint, bench.pair.public, pair))
     assert (seen.what, seen.exit_code) == ("this key", 77)
-    assert "does not admit this key" in seen.sentence
+    assert seen.sentence == f"The broker at {bench.bus_endpoint} does not know this key, or not for this port."
     assert fingerprint(pair.public) in seen.hint
+    assert "invite" in seen.hint
+
+
+def test_a_key_for_another_port(bench: Bench) -> None:
+    seen = last(way(bench.bus_endpoint, bench.pair.public, bench.enrol(Role.MONITOR)))
+    assert (seen.what, seen.exit_code) == ("this key", 77)
+    assert "does not know this key, or not for this port" in seen.sentence
+
+
+@pytest.mark.parametrize("state", [KeyState.REVOKED, KeyState.EXPIRED])
+def test_a_key_that_is_closed_for_good(bench: Bench, state: KeyState) -> None:
+    pair = bench.enrol(Role.WRITER, state)
+    seen = last(way(bench.bus_endpoint, bench.pair.public, pair))
+    assert (seen.what, seen.exit_code) == ("this key", 77)
+    assert "knows this key and does not admit it any more: it was revoked or has expired." in seen.sentence
+    assert f"cfbus-admin keys show {fingerprint(pair.public)}" in seen.hint
 
 
 @pytest.mark.parametrize("state", [KeyState.PENDING, KeyState.SUSPENDED])
@@ -271,7 +286,9 @@ def test_a_monitor_at_the_statistics(bench: Bench, monkeypatch: pytest.MonkeyPat
     waits = last(a_monitors(bench, bench.enrol(Role.MONITOR, KeyState.PENDING)))
     assert "waits for approval" in waits.sentence
     unknown = last(a_monitors(bench, generate()))
-    assert "does not admit this key" in unknown.sentence
+    assert "does not know this key" in unknown.sentence
+    closed = last(a_monitors(bench, bench.enrol(Role.MONITOR, KeyState.REVOKED)))
+    assert "it was revoked or has expired" in closed.sentence
     wrong = last(a_monitors(bench, bench.enrol(Role.MONITOR), generate().public))
     assert "has another key than admin.server_key" in wrong.sentence
-    assert {waits.exit_code, unknown.exit_code, wrong.exit_code} == {77}
+    assert {waits.exit_code, unknown.exit_code, closed.exit_code, wrong.exit_code} == {77}

@@ -12,6 +12,7 @@ from vllm_album import Album, Captioned, Open
 from cfbus.config import Config
 from cfbus.core.outcome import Outcome
 from cfbus.decoding import DecodePool
+from cfbus.engines.vllm_arguments import installed
 from cfbus.engines.vllm_engine import VllmEngine
 from cfbus.engines.vllm_host import Host
 from cfbus.images import Limits
@@ -40,7 +41,7 @@ def opened(host: Host, pool: DecodePool) -> Iterator[Open]:
     made: list[VllmEngine] = []
 
     def go(settings: Config, album: Album, outcomes: Outcomes) -> VllmEngine:
-        engine = VllmEngine(host, settings.vllm, "0.32.0", album.read, pool, outcomes.post, keep_host=True)
+        engine = VllmEngine(host, settings.vllm, installed().version, album.read, pool, outcomes.post, keep_host=True)
         made.append(engine)
         engine.use(spec_of(settings.captions, settings.vllm))
         return engine
