@@ -86,7 +86,7 @@ class Amender:
         if not number.isdecimal():
             raise UsageError(f"{number!r} is no number.")
         act = amendments.restore if task.verb == "restore" else amendments.close
-        facts, rows = act(self._manifest, int(number))
+        facts, rows = act(self._manifest, int(number), task.task)
         self._changed(rows)
         self._ended(task.task, Answer(facts=facts))
 

@@ -23,6 +23,7 @@ from cfbus.config import Config
 from cfbus.core.broker import Broker
 from cfbus.core.effects import (
     AskConfig,
+    AskLedger,
     AskRegistry,
     Connection,
     Effect,
@@ -36,6 +37,7 @@ from cfbus.core.effects import (
 )
 from cfbus.core.watching import status
 from cfbus.daemons import figures, guard, registrar
+from cfbus.daemons.comparing import compared
 from cfbus.daemons.flags import Start, common_flags, override, start
 from cfbus.daemons.metrics import Figure, Metrics
 from cfbus.daemons.publishing import Publisher
@@ -250,8 +252,8 @@ class BrokerDaemon:
                     self._send(to, message, payload)
                 case NoteCall(peer, _, request, outcome):
                     self._registrar.note(peer, request, outcome)
-                case AskConfig():
-                    self._carry_out(self._reconfiguring.ask(effect))
+                case AskConfig() | AskLedger():
+                    self._carry_out(self._asked(effect))
                 case AskRegistry(peer, _, request):
                     self._answer(peer, request)
                 case EnrolKey(peer, request):
@@ -264,6 +266,11 @@ class BrokerDaemon:
                     raise UnsafeError(sentence, hint)
                 case _:
                     pass
+
+    def _asked(self, question: AskConfig | AskLedger) -> list[Effect]:
+        if isinstance(question, AskLedger):
+            return compared(question, self._ledger, self._core)
+        return self._reconfiguring.ask(question)
 
     def _enrol(self, peer: Peer, request: m.Enrol) -> None:
         enrolled = self._registrar.enrol(peer, request)

@@ -110,7 +110,7 @@ def _offline(settings: Config, verb: str, arguments: Mapping[str, str]) -> Told:
         if verb not in VERBS:
             _note(settings, request)
             name, change = ("tombstone", amendments.restore) if verb == "restore" else ("pass", amendments.close)
-            return Told(change(manifest, int(arguments[name]))[0])
+            return Told(change(manifest, int(arguments[name]), request.task)[0])
         _note(settings, request)
         plan = plan_of(store, request, store.staging_dir)
         facts: amendments.Facts = ()

@@ -7,6 +7,7 @@ What could be changed while somebody works with it is then refused by that one's
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import click
@@ -15,10 +16,14 @@ from cfbus import logs
 from cfbus.errors import DamagedStoreError, StoreInUseError
 from cfbus.store.folder import Store
 from cfbus.store.ledger import set_aside
-from cfbus.store.scan import Finding, compare
-from cfbus.tools.admin_amend import asked
+from cfbus.store.scan import Compared, Finding, compare, lost
+from cfbus.tools.admin_amend import POLL_SECONDS, asked
 from cfbus.tools.admin_asking import JSON, Where, as_json, as_text, ask, asker_of, given, run
+from cfbus.tools.asking import Asker
 from cfbus.tools.screen import answer
+
+LEARN_SECONDS = 60.0
+"""So long the broker may take to learn what is done."""
 
 
 @click.command("dead-letters")
@@ -46,15 +51,14 @@ def dead_letters(
 @JSON
 @click.pass_obj
 def scan(where: Where, *, fix: bool, in_json: bool) -> None:
-    """Compare manifest, segments and listing, by the writer. Exit code 74 if anything differs.
+    """Compare ledger, journal, manifest, segments and listing. Exit code 74 if anything differs.
 
-    With --offline also journal and ledger, on their host; while a writer runs, journal and files that nobody knows are
-    left out."""
+    The writer looks at what is stored, the broker at its ledger; with --offline you do, on their host."""
 
     def go() -> None:
         settings = where.settings()
-        found, locked, mended = (_on_host if where.offline else _by_writer)(where, fix)
-        _show(found, mended, locked=locked, in_json=in_json)
+        found, whole, mended = (_on_host if where.offline else _by_writer)(where, fix)
+        _show(found, mended, whole=whole, in_json=in_json)
         if len(found) > len(mended):
             raise DamagedStoreError(
                 f"{len(found) - len(mended)} things differ in {settings.storage.data_dir}.",
@@ -69,37 +73,57 @@ Scanned = tuple[list[Finding], bool, list[Finding]]
 
 
 def _by_writer(where: Where, fix: bool) -> Scanned:
-    found = [Finding(*row) for row in asked(where, "scan", {}).rows]
-    if fix:
-        with asker_of(where) as asker:
-            asker.ask("rebuild-ledger", {})
-    return found, False, []
+    # The ledger before the store: what is acknowledged meanwhile is no difference.
+    with asker_of(where) as asker:
+        told = asker.ask("ledger", {})
+    ledger = [Finding(*row) for row in told.rows]
+    position = int(dict(told.facts)["position"])
+    told = asked(where, "scan", {})
+    facts = dict(told.facts)
+    found, whole, end = [Finding(*row) for row in told.rows], facts.get("whole") == "yes", int(facts.get("end", "0"))
+    found += [*ledger, *([lost(position, end)] if whole and position > end else [])]
+    if not fix:
+        return found, whole, []
+    with asker_of(where) as asker:
+        asker.ask("rebuild-ledger", {})
+        return found, whole, ledger if ledger and _learned(asker) else []
+
+
+def _learned(asker: Asker) -> bool:
+    """Whether the ledger says what the broker knows, some time after the broker began to learn it again."""
+    deadline = time.monotonic() + LEARN_SECONDS
+    while asker.ask("ledger", {}).rows:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
 
 
 def _on_host(where: Where, fix: bool) -> Scanned:
     settings = where.settings()
-    found, locked = _compare(settings.storage.data_dir, settings.broker.data_dir)
-    if fix and any(each.mends == "ledger" for each in found) and set_aside(settings.broker.data_dir) is not None:
-        return found, locked, [each for each in found if each.mends == "ledger"]
-    return found, locked, []
+    compared = _compare(settings.storage.data_dir, settings.broker.data_dir)
+    mended = [each for each in compared.findings if each.mends == "ledger"]
+    if not (fix and mended and set_aside(settings.broker.data_dir) is not None):
+        mended = []
+    return compared.findings, compared.whole, mended
 
 
-def _compare(folder: Path, broker_dir: Path) -> tuple[list[Finding], bool]:
+def _compare(folder: Path, broker_dir: Path) -> Compared:
     seen = Store.peek(folder)
     try:
         with Store.open(folder, seen.dataset, create=False) as store:
-            return compare(store, broker_dir, locked=True), True
+            return compare(store, broker_dir, locked=True)
     except StoreInUseError:
-        return compare(seen, broker_dir, locked=False), False
+        return compare(seen, broker_dir, locked=False)
 
 
-def _show(found: list[Finding], mended: list[Finding], *, locked: bool, in_json: bool) -> None:
+def _show(found: list[Finding], mended: list[Finding], *, whole: bool, in_json: bool) -> None:
     if in_json:
         rows = [{"where": it.where, "what": it.what, "mends": it.mends, "mended": it in mended} for it in found]
-        answer(json.dumps({"whole": locked, "findings": rows}))
+        answer(json.dumps({"whole": whole, "findings": rows}))
         return
     lines = [f"{it.where}: {it.what}. {'Mended.' if it in mended else f'Mended by: {it.mends}.'}" for it in found]
-    lines += [] if locked else ["A writer works with the store: its journal was left out."]
+    lines += [] if whole else ["The writer changed its journal each time it was looked at: it was left out. Try again."]
     answer("\n".join(logs.display(line, 500) for line in lines or ["Nothing differs."]))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cfbus.bus import messages as m
 from cfbus.bus.fields import PAGE_BYTES
-from cfbus.core.effects import AskConfig, AskRegistry, Effect, EnrolKey, Note, NoteCall, Peer, Send
+from cfbus.core.effects import AskConfig, AskLedger, AskRegistry, Effect, EnrolKey, Note, NoteCall, Peer, Send
 from cfbus.core.pages import pages
 from cfbus.core.state import PeerState
 from cfbus.core.told import Told
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CONFIG_VERBS = frozenset({"reload", "config-show", "config-diff"})
 """Those that need the broker's file; its shell answers them."""
+LEDGER_VERB = "ledger"
+"""Needs the ledger's file; the broker's shell answers it, too."""
 CELL_CHARS = 1024
 OUTCOME_CHARS = 200
 LEAST_ROW_BYTES = PAGE_BYTES // m.MAX_ROWS + 1
@@ -39,6 +41,8 @@ class Asking:
         called = Note("admin.call", (("verb", message.verb), ("who", known.name)))
         if message.verb in CONFIG_VERBS:
             return [called, AskConfig(known.peer, known.name, message)]
+        if message.verb == LEDGER_VERB:
+            return [called, AskLedger(known.peer, known.name, message)]
         if message.verb not in VERBS:
             return [called, AskRegistry(known.peer, known.name, message)]
         perform, takes = VERBS[message.verb]

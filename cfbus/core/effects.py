@@ -79,6 +79,15 @@ class AskConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AskLedger:
+    """An admin asks whether the ledger says what the broker knows; the shell answers."""
+
+    peer: Peer
+    name: str
+    request: Admin
+
+
+@dataclass(frozen=True, slots=True)
 class NoteCall:
     """An admin's call that the core has dealt with: a line in the audit log, durable before the answer is sent."""
 
@@ -236,6 +245,7 @@ Effect = (
     | SavePosition
     | SaveGeneration
     | AskConfig
+    | AskLedger
     | Leave
     | Stop
     | StartTask

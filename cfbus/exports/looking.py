@@ -76,10 +76,11 @@ def passes(store: Store, _request: Request) -> Plan:
 
 
 def differences(store: Store, _request: Request) -> Plan:
-    """Where segments, listing and manifest do not fit together; the writer's own journal is left out."""
-    found = compare(store, None, locked=False)
-    rows = tuple((each.where, each.what, each.mends) for each in found)
-    return Plan(facts=(("differences", str(len(found))),), columns=("where", "what", "mended by"), rows=rows)
+    """Where segments, listing, manifest and journal do not fit together, and where the store ends."""
+    compared = compare(store, None, locked=False)
+    rows = tuple((each.where, each.what, each.mends) for each in compared.findings)
+    facts = (("differences", str(len(rows))), ("whole", "yes" if compared.whole else "no"), ("end", str(compared.end)))
+    return Plan(facts=facts, columns=("where", "what", "mended by"), rows=rows)
 
 
 def _cell(value: object) -> str:

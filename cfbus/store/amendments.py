@@ -6,7 +6,7 @@ Invariant: a request that was carried out is known by its task, and is not carri
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cfbus.bus.fields import Overrides
@@ -57,7 +57,11 @@ def carried_out(manifest: Manifest, task: str) -> Facts | None:
     """What was told of a request that is in the manifest already."""
     passes = [row.number for row in manifest.passes() if row.redo is not None and row.redo.task == task]
     stones = [one.number for one in manifest.tombstones() if one.task == task]
-    return _numbers(passes, stones) if passes or stones else None
+    if passes or stones:
+        return _numbers(passes, stones)
+    closed = [row.number for row in manifest.passes() if row.redo is not None and row.redo.end_task == task]
+    removed = [one.number for one in manifest.tombstones() if one.end_task == task]
+    return _ended(removed, closed) if removed or closed else None
 
 
 def carry_out(
@@ -74,10 +78,10 @@ def carry_out(
     return _numbers([row.number for row in opened], [stone.number] if stone is not None else []), opened
 
 
-def restore(manifest: Manifest, number: int) -> tuple[Facts, list[PassRow]]:
+def restore(manifest: Manifest, number: int, task: str) -> tuple[Facts, list[PassRow]]:
     """Remove a tombstone; what is told of it, and the passes that were closed. ``UsageError`` where that cannot be."""
     try:
-        closed = manifest.remove_tombstone(number)
+        closed = manifest.remove_tombstone(number, task)
     except ValueError as error:
         why = {
             "unknown": f"There is no tombstone {number}.",
@@ -85,10 +89,10 @@ def restore(manifest: Manifest, number: int) -> tuple[Facts, list[PassRow]]:
             "compacted": f"Rows of tombstone {number} were taken away for good by a compaction.",
         }[str(error)]
         raise UsageError(why, "cfbus-admin tombstones lists them.") from None
-    return (("restored", str(number)), ("closed_passes", _list(row.number for row in closed))), closed
+    return _ended([number], [row.number for row in closed]), closed
 
 
-def close(manifest: Manifest, number: int) -> tuple[Facts, list[PassRow]]:
+def close(manifest: Manifest, number: int, task: str) -> tuple[Facts, list[PassRow]]:
     """Close a redo; what is told of it, and its row. ``UsageError`` where that cannot be."""
     rows = {row.number: row for row in manifest.passes()}
     if number not in rows or rows[number].redo is None:
@@ -96,7 +100,7 @@ def close(manifest: Manifest, number: int) -> tuple[Facts, list[PassRow]]:
         raise UsageError(f"There is no redo with the number {number}.", f"Open are: {there}.")
     if rows[number].closed:
         raise UsageError(f"Pass {number} is closed already.")
-    return (("closed_passes", str(number)),), [manifest.close_pass(number)]
+    return _ended([], [number]), [manifest.close_pass(number, task)]
 
 
 def _numbers(passes: Sequence[int], stones: Sequence[int]) -> Facts:
@@ -104,5 +108,10 @@ def _numbers(passes: Sequence[int], stones: Sequence[int]) -> Facts:
     return (*told, ("tombstone", str(stones[0]))) if stones else told
 
 
-def _list(numbers: object) -> str:
-    return ", ".join(map(str, numbers)) or "none"  # type: ignore[call-overload]
+def _ended(removed: Sequence[int], closed: Sequence[int]) -> Facts:
+    told = (("closed_passes", _list(closed)),)
+    return (("restored", str(removed[0])), *told) if removed else told
+
+
+def _list(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers)) or "none"

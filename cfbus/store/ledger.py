@@ -69,6 +69,12 @@ class Ledger:
             int(facts.get("generation", 0)), facts.get("spec", ""),
         )  # fmt: skip
 
+    def facts(self) -> tuple[str, str]:
+        """The store id and the last position as they lie there now, whoever wrote them."""
+        with sqlite_errors(self._path):
+            facts = dict(self._database.execute("SELECT name, value FROM facts").fetchall())
+        return facts.get("store_id", ""), facts.get("position", "0")
+
     def apply(self, effects: Iterable[Effect]) -> None:
         """Keep what these effects say, in one transaction; other effects are passed over."""
         changes = [effect for effect in effects if isinstance(effect, Kept)]

@@ -176,12 +176,12 @@ class Manifest:
         self._tombstones += [tombstone] if tombstone is not None else []
         return made
 
-    def close_pass(self, number: int) -> PassRow:
+    def close_pass(self, number: int, task: str = "") -> PassRow:
         """Nothing more is to be done of this redo."""
         with self._changing() as connection:
-            return self._close(connection, number)
+            return self._close(connection, number, task)
 
-    def remove_tombstone(self, number: int) -> list[PassRow]:
+    def remove_tombstone(self, number: int, task: str = "") -> list[PassRow]:
         """Its rows count again, and what would have made it good is closed. ``ValueError`` when rows of it are gone
         for good, or when there is none that holds."""
         closed = [one.number for one in self._passes if one.redo and one.redo.tombstone == number and not one.closed]
@@ -190,11 +190,13 @@ class Manifest:
             now = {one.number: one for one in self._read_tombstones()}
             if number not in now or now[number].state != "active":
                 raise ValueError(now[number].state if number in now else "unknown")
-            self._keep(connection, replace(now[number], state="removed"))
-            return [self._close(connection, each) for each in closed]
+            self._keep(connection, replace(now[number], state="removed", end_task=task))
+            return [self._close(connection, each, task) for each in closed]
 
-    def _close(self, connection: sqlite3.Connection, number: int) -> PassRow:
-        row = replace(self._passes[number - 1], closed=True)
+    def _close(self, connection: sqlite3.Connection, number: int, task: str) -> PassRow:
+        row = self._passes[number - 1]
+        assert row.redo is not None
+        row = replace(row, closed=True, redo=replace(row.redo, end_task=task))
         connection.execute("INSERT OR REPLACE INTO redos VALUES (?, ?, ?, ?, ?)", redo_row(row))
         self._passes[number - 1] = row
         return row

@@ -47,6 +47,8 @@ class RedoFacts:
     overrides: Overrides = ()
     tombstone: int = 0
     """The tombstone that it makes good; 0 without."""
+    end_task: str = ""
+    """The task that closed it; empty while it is open."""
 
     def plain(self) -> str:
         """As JSON."""
@@ -82,7 +84,7 @@ class Tombstone:
     ``columns`` are names and values; ``image_sha256`` is hexadecimal. ``until`` is the last position that it is over,
     ``since`` microseconds UTC. ``credits`` are the captions that contributors had before and have no more,
     ``dead_letters`` how many. ``state``: ``active``; ``compacted``, when rows of it were taken away for good;
-    ``removed``, when it was undone.
+    ``removed``, when it was undone. ``end_task`` undid it.
     """
 
     number: int
@@ -97,6 +99,7 @@ class Tombstone:
     credits: Mapping[str, int] = field(default_factory=dict)
     dead_letters: int = 0
     state: str = "active"
+    end_task: str = ""
 
     @property
     def holds(self) -> bool:

@@ -69,8 +69,13 @@ def spans(positions: Iterable[int]) -> list[Span]:
 
 
 def inspect(store: Store, manifest: Manifest) -> list[Inspected]:
-    """Look at every journal file that is not sealed; nothing is changed but in ``staging/``."""
+    """Look at every journal file that is not sealed, after a salvage that was cut off is taken back."""
     _undo(store)
+    return examine(store, manifest)
+
+
+def examine(store: Store, manifest: Manifest) -> list[Inspected]:
+    """The same without that: the store need not be locked, and nothing is changed but in ``staging/``."""
     sealed = {segment.first for segment in manifest.segments()}
     with disk_errors(store.journal_dir):
         paths = [path for path in sorted(store.journal_dir.glob("*.sqlite")) if _first(path) not in sealed]

@@ -1,13 +1,14 @@
 """A store compared with itself: manifest, segments, listing, journal, and the ledger of its broker. Changes nothing.
 
-Must not know who asks. With the store's lock all is compared; while a writer holds it, what never changes once it is
-there: segments and listing.
+Must not know who asks. Beside a writer the journal is looked at again when anything else than new frames came to it
+meanwhile: a file that was begun, closed, sealed or taken away, or a log that was copied into its file.
 
 Invariant: every difference is told, none ends the comparison but a manifest that cannot be read.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,13 +20,16 @@ import pyarrow.parquet as pq
 from cfbus.errors import CfbusError, DamagedStoreError
 from cfbus.store.durable import disk_errors
 from cfbus.store.folder import Store
+from cfbus.store.journal import SALVAGING
 from cfbus.store.ledger import facts_of
 from cfbus.store.listing import read_listing
 from cfbus.store.manifest import Manifest
 from cfbus.store.manifest_rows import SegmentRow
-from cfbus.store.salvage import inspect
+from cfbus.store.salvage import Inspected, examine, inspect
 
 TABLES = ("captions", "failures")
+LOOKS = 5
+"""So often the journal of a writer is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +41,75 @@ class Finding:
     mends: str
 
 
-def compare(store: Store, broker_dir: Path | None, *, locked: bool) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """All differences, and the last position. ``whole``: the journal and what nobody knows were looked at, too."""
+
+    findings: list[Finding]
+    whole: bool
+    end: int
+
+
+def compare(store: Store, broker_dir: Path | None, *, locked: bool) -> Compared:
     """All differences. Raises ``DamagedStoreError`` where the manifest itself cannot be read."""
+    # Before the store: what the broker acknowledges meanwhile is no difference.
+    acknowledged = _acknowledged(broker_dir) if broker_dir is not None else None
     with closing(Manifest.open(store)) as manifest:
         found = [*_segments(store, manifest), *_listing(store, manifest)]
         end = manifest.last_position()
-        if locked:
-            found += _strangers(store, manifest)
-            inspected = inspect(store, manifest)
-            end = max([end, *(each.last for each in inspected)])
-            for each in inspected:
-                if each.problem or each.gap is not None:
-                    what = each.problem or f"positions {each.gap} before it are nowhere"
-                    found.append(Finding(str(each.path), what, "a backup, or cfbus journal salvage"))
-    return found + (_ledger(store, broker_dir, end, exact=locked) if broker_dir is not None else [])
+    looked = _locked(store) if locked else _beside_a_writer(store)
+    if looked is not None:
+        found += looked[0]
+        end = looked[1]
+    if isinstance(acknowledged, Finding):
+        found.append(acknowledged)
+    elif acknowledged is not None:
+        found += _ledger(store, acknowledged, end, exact=looked is not None)
+    return Compared(found, looked is not None, end)
+
+
+Looked = tuple[list[Finding], int]
+"""What differs of the journal and the tables, and the last position."""
+
+
+def _locked(store: Store) -> Looked:
+    with closing(Manifest.open(store)) as manifest:
+        return _journal(store, manifest, inspect(store, manifest))
+
+
+def _beside_a_writer(store: Store) -> Looked | None:
+    """None when the journal was another each time, or may not be copied by whoever asks."""
+    if not os.access(store.staging_dir, os.W_OK):
+        return None
+    for _ in range(LOOKS):
+        before = _shape(store)
+        with closing(Manifest.open(store)) as manifest:
+            looked = _journal(store, manifest, examine(store, manifest))
+        if before is not None and _shape(store) == before:
+            return looked
+    return None
+
+
+def _shape(store: Store) -> object:
+    """Is the same before and after when nothing but frames came meanwhile; None when that cannot be said."""
+    if (store.journal_dir / SALVAGING).exists():
+        return None
+    try:
+        found = [(path.name, path.stat()) for path in sorted(store.journal_dir.glob("*.sqlite"))]
+    except FileNotFoundError:
+        return None
+    files = [(name, facts.st_ino, facts.st_size, facts.st_mtime_ns) for name, facts in found]
+    with closing(Manifest.open(store)) as manifest:
+        return files, manifest.shard_count(), len(manifest.passes()), manifest.segments(), manifest.spare()
+
+
+def _journal(store: Store, manifest: Manifest, inspected: list[Inspected]) -> Looked:
+    found = list(_strangers(store, manifest, {each.first for each in inspected}))
+    for each in inspected:
+        if each.problem or each.gap is not None:
+            what = each.problem or f"positions {each.gap} before it are nowhere"
+            found.append(Finding(str(each.path), what, "a backup, or cfbus journal salvage"))
+    return found, max([manifest.last_position(), *(each.last for each in inspected)])
 
 
 def _segments(store: Store, manifest: Manifest) -> Iterator[Finding]:
@@ -76,9 +135,8 @@ def _problem_of(path: Path, rows: int) -> str:
     return "" if there == rows else f"it has {there} rows, the manifest says {rows}"
 
 
-def _strangers(store: Store, manifest: Manifest) -> Iterator[Finding]:
+def _strangers(store: Store, manifest: Manifest, unsealed: set[int]) -> Iterator[Finding]:
     known = {name for segment in manifest.segments() for name in segment.files} | manifest.spare()
-    unsealed = {each.first for each in inspect(store, manifest)}
     for table in TABLES:
         folder = store.table_path(table)
         for path in sorted(folder.glob("*.parquet")) if folder.is_dir() else ():
@@ -99,17 +157,23 @@ def _listing(store: Store, manifest: Manifest) -> Iterator[Finding]:
             yield Finding(f"listing of {shard.name}", what, "a backup of this file")
 
 
-def _ledger(store: Store, folder: Path, end: int, *, exact: bool) -> list[Finding]:
+def _acknowledged(folder: Path) -> tuple[str, int] | Finding | None:
+    """The store and position that the ledger knows, or why it does not tell; None when it knows nothing."""
     try:
         facts = facts_of(folder)
     except CfbusError as error:
-        return [Finding("ledger", str(error), "ledger")]
-    if facts is None or not facts[0]:
-        return []
-    store_id, position = facts
+        return Finding("ledger", str(error), "ledger")
+    return facts if facts is not None and facts[0] else None
+
+
+def _ledger(store: Store, acknowledged: tuple[str, int], end: int, *, exact: bool) -> list[Finding]:
+    store_id, position = acknowledged
     if store_id != store.store_id:
         return [Finding("ledger", f"it is of store {store_id}, this one is {store.store_id}", "ledger")]
-    if exact and position > end:
-        what = f"the broker acknowledged position {position}, and the store ends at {end}: captions are lost"
-        return [Finding("ledger", what, "a backup of the store; then start the broker once with --accept-loss")]
-    return []
+    return [lost(position, end)] if exact and position > end else []
+
+
+def lost(position: int, end: int) -> Finding:
+    """The store ends before what was acknowledged."""
+    what = f"the broker acknowledged position {position}, and the store ends at {end}: captions are lost"
+    return Finding("ledger", what, "a backup of the store; then start the broker once with --accept-loss")

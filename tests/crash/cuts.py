@@ -6,6 +6,7 @@ nothing may be on it that was sent only after the first of them.
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Iterator
@@ -32,7 +33,9 @@ class Facts:
     done: set[tuple[int, int, int]] = field(default_factory=set)
     position: int = 0
     amended: int = 0
-    """How many amends were told of, each a tombstone with its redo."""
+    """How many tombstones were told of, with the redos that make them good."""
+    applied: int = 0
+    """Of how many of them it was told that no file has their rows any more."""
 
     def hear(self, text: str) -> None:
         """One more mark."""
@@ -49,19 +52,11 @@ class Facts:
         self.shards = max(self.shards, mark.get("shards", 0))
         self.passes = max(self.passes, mark.get("passes", 0))
         self.amended = max(self.amended, mark.get("amended", 0))
+        self.applied = max(self.applied, mark.get("applied", 0))
 
     def copy(self) -> Facts:
         """As it is now."""
-        return Facts(
-            set(self.sent),
-            dict(self.acked),
-            self.shards,
-            self.passes,
-            dict(self.keys),
-            set(self.done),
-            self.position,
-            self.amended,
-        )
+        return copy.deepcopy(self)
 
 
 @dataclass

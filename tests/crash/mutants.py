@@ -46,6 +46,11 @@ _MANIFEST_FIRST = (
         '        publish(root / "staging" / f"{path.parent.name}-{path.name}", path)\n',
     ),
 )
+_CALLED_COMPACTED = """\
+            for number, dead_letters in applied.items():
+                left = there[number].dead_letters - dead_letters
+                self._keep(connection, replace(there[number], state="compacted", dead_letters=left))
+"""
 
 MUTANTS = (
     Mutant(
@@ -250,5 +255,41 @@ MUTANTS = (
         "which was sealed",
         workload="compacted",
         at_once=True,
+    ),
+    Mutant(
+        "rows of a tombstone are gone before it is known that it stays",
+        (
+            Edit("store/manifest.py", _CALLED_COMPACTED, ""),
+            Edit(
+                "store/manifest.py",
+                "        gone = {segment.first for segment in old}\n",
+                "        with self._changing() as connection:\n"
+                f"{_CALLED_COMPACTED}"
+                "        gone = {segment.first for segment in old}\n",
+            ),
+        ),
+        "can be removed, and",
+        workload="applied",
+    ),
+    Mutant(
+        "a tombstone that was applied to some segments is taken for applied to all",
+        (
+            Edit(
+                "store/compaction.py",
+                "if one.until >= group[0].first]",
+                'if one.until >= group[0].first and one.state == "active"]',
+            ),
+        ),
+        "rows that count are lost",
+        workload="applied",
+    ),
+    Mutant(
+        "a row that a tombstone takes out still replaces others",
+        (
+            Edit("store/revisions.py", "left = (~gone).nonzero()[0]", "left = np.arange(rows.num_rows)"),
+            Edit("store/revisions.py", "gone[left] = replaced(", "gone |= replaced("),
+        ),
+        "rows that count are lost",
+        workload="applied",
     ),
 )

@@ -100,7 +100,7 @@ def look(root: Path, files: Files | None = None) -> dict[Row, int]:
     positions: dict[Row, int] = {}
     for table in ("captions", "failures"):
         for path in (files or by_glob)(root, table):
-            for row, position in _rows_of(table, path.read_bytes()):
+            for row, position in rows_of(table, path.read_bytes()):
                 rows[row] += 1
                 positions[row] = position
     doubles = [row for row, count in rows.items() if count > 1]
@@ -111,7 +111,7 @@ def look(root: Path, files: Files | None = None) -> dict[Row, int]:
 
 
 @lru_cache(maxsize=512)
-def _rows_of(table: str, content: bytes) -> list[tuple[Row, int]]:
+def rows_of(table: str, content: bytes) -> list[tuple[Row, int]]:
     words = ("slot", "caption") if table == "captions" else ("detail",)
     wanted = ["shard", "item_index", "revision", "commit_seq", *words]
     with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:

@@ -20,14 +20,14 @@ from cfbus.core.broker import Broker
 from cfbus.core.effects import LeaseRow, Peer, SaveLease, SavePosition, Send, Stop
 from cfbus.core.state import Rules
 from cfbus.core.writer import Writer, WriterRules
-from cfbus.daemons.taking_up import take_up
+from cfbus.daemons.taking_up import facts_of, take_up
 from cfbus.store.durable import make_dir
 from cfbus.store.folder import Store
 from cfbus.store.journal import Journal, JournalFile
 from cfbus.store.ledger import Ledger
 from cfbus.store.listing import write_listing
 from cfbus.store.manifest import Manifest
-from cfbus.store.manifest_rows import RedoFacts, ShardRow, Tombstone
+from cfbus.store.manifest_rows import NewRedo, RedoFacts, ShardRow, Tombstone
 from cfbus.store.registry import Registry
 from cfbus.store.seal import Sealed, record, seal_journal
 
@@ -100,8 +100,14 @@ class WriterRig:
                 number, (("contributor_id", "nobody"),), ("captions",), 1, 0, "test", "mia", f"{number}", 1
             )
             facts = RedoFacts("test", "mia", f"{number}", 1, tombstone=number)
-            self.manifest.amend([(PASSES[0], facts, np.array([[0, 1, 3], [1, 0, 1]], np.int64))], stone)
-            self._mark({"amended": number})
+            self.change((PASSES[0], facts, np.array([[0, 1, 3], [1, 0, 1]], np.int64)), stone)
+
+    def change(self, redo: NewRedo | None, stone: Tombstone | None) -> None:
+        """A redo is opened and a tombstone set."""
+        for row in self.manifest.amend([] if redo is None else [redo], stone):
+            self.core.pass_opened(facts_of(row), self.manifest.selected(row.number).tolist())
+        if stone is not None:
+            self._mark({"amended": stone.number})
 
     def take(self, *parts: Part) -> list[m.Stored]:
         """Results arrive in one turn of the loop; what the broker is told of them."""

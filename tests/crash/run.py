@@ -26,13 +26,14 @@ if __name__ == "__main__":
 from crash.again import after_cuts, after_kills, kill_points  # noqa: E402
 from crash.cuts import SAMPLES, Cut, cuts  # noqa: E402
 from crash.recovery import recover, recover_compacted  # noqa: E402
+from crash.recovery_of_applied import recover_applied  # noqa: E402
 from crash.recovery_of_run import recover_run  # noqa: E402
 from crash.strace import Recording, read_folder, record  # noqa: E402
 
 import cfbus  # noqa: E402
 
-WORKLOADS = ("store", "compacted", "store-killed", "store-killed-registry", "store-cut-again", "daemons")
-HOW = {"daemons": recover_run, "compacted": recover_compacted}
+WORKLOADS = ("store", "compacted", "applied", "store-killed", "store-killed-registry", "store-cut-again", "daemons")
+HOW = {"daemons": recover_run, "compacted": recover_compacted, "applied": recover_applied}
 WIDEST = 100
 KILLS = 12
 AGAIN = 8

@@ -44,7 +44,7 @@ class Part:
     def rows(self) -> list[Row]:
         """The rows that it becomes when all of it is new."""
         name = SHARDS[self.shard][0]
-        slots = ("",) if self.failed else PASSES[self.pass_number - 1]
+        slots = ("",) if self.failed else slots_of(self.pass_number)
         return [
             (name, index, self.pass_number, slot, text_of(name, index, slot))
             for index in range(self.start, self.end)
@@ -71,6 +71,16 @@ _PLACES: tuple[tuple[int, int, int, int, bool], ...] = (
 PARTS = tuple(Part(number, *place) for number, place in enumerate(_PLACES, 1))
 
 
+def slots_of(pass_number: int) -> tuple[str, ...]:
+    """What a pass fills; redos are of the first one."""
+    return PASSES[pass_number - 1 if pass_number <= len(PASSES) else 0]
+
+
+def contributor_of(part: Part) -> str:
+    """Who sent it."""
+    return f"c-{part.number % 3}"
+
+
 def text_of(shard: str, index: int, slot: str) -> str:
     """The caption of an item, or why there is none."""
     if not slot:
@@ -83,7 +93,7 @@ def result(part: Part) -> tuple[m.Result, bytes]:
     """The result as the writer gets it from the broker."""
     name, length = SHARDS[part.shard]
     job = f"{name}:0-{length}@{part.pass_number}.1"
-    slots = PASSES[part.pass_number - 1]
+    slots = slots_of(part.pass_number)
     grant = m.Grant(
         lease=f"{part.pass_number:08x}{part.shard:08x}", pass_number=part.pass_number, shard=part.shard,
         shard_name=name, start=0, end=length, slots=slots, backup=False, ttl=1.0, window=0,
@@ -98,7 +108,7 @@ def result(part: Part) -> tuple[m.Result, bytes]:
         payload = _failures(name, part)
         message = message.model_copy(update={"table": "failures", "crc": checksum(payload), "size": len(payload)})
     origin = m.Origin(
-        contributor=f"c-{part.number % 3}", key="SHA256:x", job=job, pass_number=part.pass_number, shard=part.shard,
+        contributor=contributor_of(part), key="SHA256:x", job=job, pass_number=part.pass_number, shard=part.shard,
         received=1_700_000_000_000_000 + part.number,
     )  # fmt: skip
     return message.model_copy(update={"origin": origin}), payload

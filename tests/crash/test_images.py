@@ -9,14 +9,30 @@ import pytest
 from crash.cuts import Cut
 from crash.run import all_cuts, try_cuts, work_folder
 
-PARTS = {"store": 4, "compacted": 2, "store-killed": 1, "store-killed-registry": 1, "store-cut-again": 1, "daemons": 1}
+PARTS = {
+    "store": 4,
+    "compacted": 2,
+    "applied": 2,
+    "store-killed": 1,
+    "store-killed-registry": 1,
+    "store-cut-again": 1,
+    "daemons": 1,
+}
 """Into how many tests each workload is divided."""
 SAMPLES = 3
 """Images of a cut with many outcomes; ``make sim`` takes more."""
-MOST = {"compacted": 500, "store-killed": 300, "store-killed-registry": 150, "store-cut-again": 300, "daemons": 400}
+MOST = {
+    "compacted": 500,
+    "applied": 400,
+    "store-killed": 300,
+    "store-killed-registry": 150,
+    "store-cut-again": 300,
+    "daemons": 400,
+}
 LEAST = {
     "store": 1000,
     "compacted": 500,
+    "applied": 400,
     "store-killed": 300,
     "store-killed-registry": 150,
     "store-cut-again": 300,

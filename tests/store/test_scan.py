@@ -13,7 +13,8 @@ from cfbus.core.effects import SavePosition
 from cfbus.errors import StoreInUseError
 from cfbus.store.compaction import compact
 from cfbus.store.ledger import Ledger, facts_of, set_aside
-from cfbus.store.scan import Finding, compare
+from cfbus.store.salvage import examine
+from cfbus.store.scan import LOOKS, Compared, Finding, compare
 from cfbus.store.seal import record, seal_journal
 
 Opened = Any
@@ -32,7 +33,12 @@ def store(tmp_path: Path, opener: Callable[[Path], Opened], simple: Callable[...
 
 
 def found(store: Opened, broker: Path | None = None) -> list[Finding]:
-    return compare(store.store, broker, locked=True)
+    return compare(store.store, broker, locked=True).findings
+
+
+def beside(store: Opened) -> Compared:
+    """As by somebody who has not the lock, while the writer has the journal open."""
+    return compare(store.store, None, locked=False)
 
 
 def segment(store: Opened) -> Path:
@@ -42,7 +48,7 @@ def segment(store: Opened) -> Path:
 
 def test_a_whole_store_has_no_findings(store: Opened) -> None:
     assert found(store) == []
-    assert compare(store.store, None, locked=False) == []
+    assert beside(store) == Compared([], True, 6)
 
 
 def test_a_segment_that_is_gone_cut_or_another(store: Opened) -> None:
@@ -70,7 +76,7 @@ def test_a_segment_that_nobody_knows(store: Opened) -> None:
     stranger.write_bytes(segment(store).read_bytes())
     (finding,) = found(store)
     assert finding.where == f"captions/{stranger.name}"
-    assert compare(store.store, None, locked=False) == [], "a writer may just be sealing it"
+    assert beside(store).findings == [finding]
 
 
 def test_what_a_compaction_left_for_readers_is_known(store: Opened, simple: Callable[..., Any]) -> None:
@@ -108,3 +114,59 @@ def test_a_ledger_of_another_store_or_ahead_of_this_one(store: Opened, tmp_path:
     assert facts_of(broker) is None
     assert set_aside(broker) is None
     assert found(store, broker) == []
+
+
+def test_a_damaged_journal_file_is_told_beside_its_writer(store: Opened) -> None:
+    path = store.journal.roll().path
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    compared = beside(store)
+    assert compared.whole
+    assert [(each.where, each.mends) for each in compared.findings] == [
+        (str(path), "a backup, or cfbus journal salvage")
+    ]
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, *does: Callable[[], object]) -> None:
+    """Each time the journal was looked at the next of these happens."""
+    left = list(does)
+
+    def examined(store: Any, manifest: Any) -> Any:
+        found = examine(store, manifest)
+        if left:
+            left.pop(0)()
+        return found
+
+    monkeypatch.setattr("cfbus.store.scan.examine", examined)
+
+
+def test_frames_that_come_meanwhile_are_no_difference(
+    store: Opened, simple: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile(monkeypatch, lambda: store.journal.append([simple(7)]))
+    assert beside(store) == Compared([], True, 6)
+
+
+def test_a_journal_that_is_sealed_meanwhile_is_looked_at_again(store: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seal() -> None:
+        file = store.journal.roll()
+        record(store.manifest, store.journal, file, seal_journal(store.store.root, file.path))
+
+    meanwhile(monkeypatch, seal)
+    assert beside(store) == Compared([], True, 6)
+    assert not list(store.store.journal_dir.iterdir())
+
+
+def test_a_journal_that_is_another_each_time_is_left_out_and_that_is_told(
+    store: Opened, simple: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = segment(store).with_name("0000000000000099.parquet")
+    stranger.write_bytes(segment(store).read_bytes())
+
+    def roll() -> None:
+        store.journal.roll()
+        store.journal.append([simple(store.journal.position + 1)])
+
+    meanwhile(monkeypatch, *[roll] * LOOKS)
+    assert beside(store) == Compared([], False, 4)

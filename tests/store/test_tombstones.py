@@ -3,6 +3,7 @@ with a compaction. And redos in the manifest."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -106,15 +107,15 @@ def test_credits_and_dead_letters_go_and_come(two: Opened) -> None:
     stones(two, replace(ANN, dead_letters=1))
     assert two.manifest.totals() == {"bob": whole["bob"]}
     assert two.manifest.failures() == 0
-    facts, closed = amendments.restore(two.manifest, 1)
+    facts, closed = amendments.restore(two.manifest, 1, "9" * 16)
     assert (facts[0], closed) == (("restored", "1"), [])
     assert two.manifest.totals() == whole
     assert two.manifest.failures() == 1
     for _ in range(2):
         with pytest.raises(UsageError, match="was removed before"):
-            amendments.restore(two.manifest, 1)
+            amendments.restore(two.manifest, 1, "9" * 16)
     with pytest.raises(UsageError, match="no tombstone 9"):
-        amendments.restore(two.manifest, 9)
+        amendments.restore(two.manifest, 9, "9" * 16)
 
 
 @readers
@@ -131,13 +132,13 @@ def test_a_compaction_takes_them_away_for_good(two: Opened, read: Read) -> None:
         assert manifest.failures() == 0
         assert manifest.tombstones()[0].state == "compacted"
     with pytest.raises(UsageError, match="taken away for good"):
-        amendments.restore(two.manifest, 1)
+        amendments.restore(two.manifest, 1, "9" * 16)
 
 
 def test_a_compaction_does_not_count_with_one_that_is_removed_meanwhile(two: Opened) -> None:
     stones(two, ANN)
     with closing(Manifest.open_beside(two.store)) as beside:
-        amendments.restore(two.manifest, 1)
+        amendments.restore(two.manifest, 1, "9" * 16)
         segment = beside.segments()[0]
         new = replace(segment, files=("captions/x.1.parquet",))
         done = beside.done_of_segments()[segment.first]
@@ -163,12 +164,12 @@ def test_a_redo_is_known_again_with_all_that_it_is_over(opened: Opened) -> None:
 
 def test_a_redo_is_closed_by_hand_or_with_its_tombstone(opened: Opened) -> None:
     opened.manifest.amend([(("short",), FACTS, ITEMS), (("tags",), replace(FACTS, tombstone=0), ITEMS)], ANN)
-    _, (closed,) = amendments.close(opened.manifest, 4)
+    _, (closed,) = amendments.close(opened.manifest, 4, "9" * 16)
     assert closed.closed
     for number, said in ((4, "closed already"), (2, "no redo with the number 2"), (9, "no redo")):
         with pytest.raises(UsageError, match=said):
-            amendments.close(opened.manifest, number)
-    facts, rows = amendments.restore(opened.manifest, 1)
+            amendments.close(opened.manifest, number, "9" * 16)
+    facts, rows = amendments.restore(opened.manifest, 1, "9" * 16)
     assert facts == (("restored", "1"), ("closed_passes", "3"))
     assert [row.closed for row in rows] == [True]
     with closing(Manifest.open(Store.peek(opened.store.root))) as again:
@@ -185,3 +186,21 @@ def test_a_manifest_of_the_version_before_is_read_and_brought_up(two: Opened, tm
     with Store.open(root, "birds", create=False) as store, closing(Manifest.open(store)) as manifest:
         assert manifest.amend([(("short",), FACTS, ITEMS)], None)[0].number == 3
     assert cfbus.open(root).arrow().num_rows == rows
+
+
+def test_a_request_whose_answer_was_lost_is_known_by_its_task(opened: Opened) -> None:
+    opened.manifest.amend([(("short",), FACTS, ITEMS), (("tags",), replace(FACTS, tombstone=0), ITEMS)], ANN)
+    told = {
+        "a" * 16: amendments.close(opened.manifest, 4, "a" * 16)[0],
+        "b" * 16: amendments.restore(opened.manifest, 1, "b" * 16)[0],
+    }
+    with closing(Manifest.open(Store.peek(opened.store.root))) as again:
+        assert {task: amendments.carried_out(again, task) for task in told} == told
+        assert amendments.carried_out(again, "c" * 16) is None
+
+
+def test_a_manifest_from_before_says_nothing_of_who_ended_what(opened: Opened) -> None:
+    without = {name: value for name, value in json.loads(ANN.plain()).items() if name != "end_task"}
+    assert Tombstone.of(1, json.dumps(without)) == ANN
+    without = {name: value for name, value in json.loads(FACTS.plain()).items() if name != "end_task"}
+    assert RedoFacts.of(json.dumps(without)) == FACTS
