@@ -1,6 +1,6 @@
 """A picture that kills the real vLLM: a plugin of vLLM's own kind, for tests alone.
 
-A picture that is magenta all over ends the process in which it reaches the model, at once. `installed` makes a folder
+A picture that is magenta all over ends the process in which it reaches the model, at once. `plugins` makes a folder
 for PYTHONPATH by which vLLM finds this in each of its processes.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 COLOUR = (255, 0, 255)
@@ -45,13 +44,3 @@ def is_deadly(pixels: Any, grids: Any) -> bool:
         if patches.mean(-1).std(0).max() < 0.01 and min(red, blue) - green > 1:  # normalised or not
             return True
     return False
-
-
-def installed(folder: Path) -> Path:
-    """A folder for PYTHONPATH."""
-    facts = folder / "cfbus_deadly-0.dist-info"
-    facts.mkdir(parents=True)
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: cfbus-deadly\nVersion: 0\n")
-    (facts / "entry_points.txt").write_text("[vllm.general_plugins]\ncfbus_deadly = cfbus_deadly:register\n")
-    (folder / "cfbus_deadly.py").write_text(Path(__file__).read_text())
-    return folder

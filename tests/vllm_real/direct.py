@@ -2,8 +2,8 @@
 
     python tests/vllm_real/direct.py FOLDER PROMPT...
 
-Prints JSON: for each file below FOLDER and each prompt, its text, its tokens (of prompt, of text) and why it ended.
-Imports nothing of cfbus.
+Prints JSON: for each file below FOLDER and each prompt, the tokens of the prompt and those that were written, text,
+reason of its end, mean log-probability, and the text that the tokenizer makes of the tokens. Imports nothing of cfbus.
 """
 
 from __future__ import annotations
@@ -34,12 +34,19 @@ def main(folder: Path, prompts: list[str]) -> None:
         {"prompt": FORM.format(prompt), "multi_modal_data": {"image": Image.open(folder / name).convert("RGB")}}
         for name, prompt in wanted
     ]
-    outputs = model.generate(requests, SamplingParams(temperature=0.0, max_tokens=24), use_tqdm=False)
-    found = [
-        [name, prompt, each.outputs[0].text, len(each.prompt_token_ids), len(each.outputs[0].token_ids),
-         each.outputs[0].finish_reason]
-        for (name, prompt), each in zip(wanted, outputs, strict=True)
-    ]  # fmt: skip
+    # logprobs=0: of the tokens that were written alone.
+    outputs = model.generate(requests, SamplingParams(temperature=0.0, max_tokens=24, logprobs=0), use_tqdm=False)
+    tokenizer = model.get_tokenizer()
+    found = []
+    for (name, prompt), each in zip(wanted, outputs, strict=True):
+        written = each.outputs[0]
+        ids = list(written.token_ids)
+        found.append({
+            "item": name, "prompt": prompt, "prompt_ids": list(each.prompt_token_ids), "ids": ids,
+            "text": written.text, "finish_reason": written.finish_reason,
+            "mean_logprob": written.cumulative_logprob / len(ids),
+            "decoded": tokenizer.decode(ids, skip_special_tokens=True),
+        })  # fmt: skip
     print(json.dumps(found), flush=True)
     os._exit(0)  # vLLM's own end takes seconds
 

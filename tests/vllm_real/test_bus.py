@@ -8,11 +8,14 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import engine_vllm
 import pyarrow.dataset as ds
 import pytest
 from coloured import BRIEF, DETAILED, Coloured, draw
+from vllm_real import noting
+from vllm_real.plugins import installed
 
 COUNT = 80
 
@@ -81,24 +84,46 @@ def test_one_command_captions_a_folder_with_the_right_words(tmp_path: Path, file
 
 
 def test_captions_over_the_bus_are_those_of_vllm_by_itself(tmp_path: Path) -> None:
-    """Text, tokens and end of each, against one `LLM.generate` on the same files, by a program without cfbus."""
-    folder, out = tmp_path / "in", tmp_path / "out"
+    """Token for token, for all images and both slots, against one `LLM.generate` by a program without cfbus.
+
+    Token ids do not travel over the bus, so the real worker process notes them (`noting`) where it makes a caption of
+    them, with the item and the slot it is for. Shown is, for each image and slot: the worker's vLLM was asked with the
+    same tokens and wrote the same; the row in the store has the text, number of tokens (of prompt, of text), reason
+    of its end and mean log-probability of these; and this text is what the tokenizer makes of the ids.
+    """
+    folder, out, tokens = tmp_path / "in", tmp_path / "out", tmp_path / "tokens"
     folder_of(folder, 40)
     file = tmp_path / "my.yaml"
     vllm = {**engine_vllm.ARGUMENTS, "sampling": engine_vllm.GREEDY}
     slots = {"detailed": DETAILED, "brief": BRIEF}
     file.write_text(json.dumps({"vllm": vllm, "captions": {"engine": "vllm", "slots": slots}}))
-    done = run(folder, "--out", out, "--config", file)
+    plugins = {"PYTHONPATH": str(installed(tmp_path / "plugins", "noting")), noting.FILE: str(tokens)}
+    done = run(folder, "--out", out, "--config", file, **plugins)
     assert done.returncode == 0, done.stdout + done.stderr
-    command = [sys.executable, str(Path(__file__).parent / "direct.py"), str(folder), *slots.values()]
+    noted = [json.loads(line) for line in tokens.read_text().splitlines()]
+    direct = {(each.pop("item"), each.pop("prompt")): each for each in said_directly(folder, list(slots.values()))}
+    rows = ds.dataset(out / "captions").to_table().to_pylist()
+    assert len(rows) == len(noted) == len(direct) == 80
+    assert len({tuple(each["ids"]) for each in direct.values()}) > 20, "all alike: the comparison would show little"
+
+    ids = {(item, slots[slot]): (prompt, written) for item, slot, prompt, written in noted}
+    assert ids == {key: (each["prompt_ids"], each["ids"]) for key, each in direct.items()}
+    for row in rows:
+        same = direct.pop((row["item_key"], slots[row["slot"]]))
+        assert row["caption"] == same["text"] == same["decoded"]
+        assert (row["prompt_tokens"], row["output_tokens"]) == (len(same["prompt_ids"]), len(same["ids"]))
+        assert row["finish_reason"] == same["finish_reason"]
+        # Which requests shared a step is otherwise, and floating point with it.
+        assert row["mean_logprob"] == pytest.approx(same["mean_logprob"], abs=1e-4)
+    assert not direct
+
+
+def said_directly(folder: Path, prompts: list[str]) -> list[dict[str, Any]]:
+    command = [sys.executable, str(Path(__file__).parent / "direct.py"), str(folder), *prompts]
     environment = os.environ | engine_vllm.ENVIRONMENT
-    said = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=True).stdout
-    direct = {(name, prompt): rest for name, prompt, *rest in json.loads(said.splitlines()[-1])}
-    columns = ["item_key", "slot", "caption", "prompt_tokens", "output_tokens", "finish_reason"]
-    rows = ds.dataset(out / "captions").to_table(columns=columns).to_pylist()
-    found = {(row["item_key"], slots[row["slot"]]): [row[name] for name in columns[2:]] for row in rows}
-    assert len(rows) == len(direct) == 80
-    assert found == direct
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=True)
+    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def test_what_vllm_does_not_know_is_said_at_once(tmp_path: Path, file: Path) -> None:

@@ -19,7 +19,8 @@ import engine_vllm
 import pyarrow.dataset as ds
 from coloured import BRIEF, DETAILED, draw
 from PIL import Image
-from vllm_real.deadly import COLOUR, installed
+from vllm_real.deadly import COLOUR
+from vllm_real.plugins import installed
 
 COUNT = 400
 DEADLY = 9
@@ -69,7 +70,7 @@ def test_a_killed_engine_costs_no_caption_but_that_of_the_picture_that_kills_it(
     settings = {"vllm": vllm, "captions": captions, "worker": {"concurrency": IN_FLIGHT}, "broker": {"max_attempts": 1}}
     (tmp_path / "my.yaml").write_text(json.dumps(settings))
     command = [sys.executable, "-m", "cfbus.tools.main", "run", str(folder), "--out", str(out)]
-    environment = {**os.environ, **engine_vllm.ENVIRONMENT, "PYTHONPATH": str(installed(tmp_path / "plugin"))}
+    environment = {**os.environ, **engine_vllm.ENVIRONMENT, "PYTHONPATH": str(installed(tmp_path / "plugin", "deadly"))}
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
     log = out / "run" / "logs" / "gpu-0.log"
     with (tmp_path / "said").open("w") as said:
