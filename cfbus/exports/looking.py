@@ -6,7 +6,11 @@ Invariant: what is shown is bounded, and how much there is in all is said.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
+from functools import reduce
+from operator import and_
+from typing import TYPE_CHECKING
 
 from cfbus.errors import UsageError
 from cfbus.store.amendments import Plan, Request
@@ -15,8 +19,16 @@ from cfbus.store.manifest import Manifest
 from cfbus.store.scan import compare
 from cfbus.store.view import open_view
 
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
 LETTERS = ("shard", "item_index", "item_key", "reason", "fault", "attempts", "detail", "who")
+COUNTED = ("reason", "fault", "shard", "who")
+"""What dead letters can be counted by: it has far fewer values than there are rows."""
 SHOWN = 200
+BATCH = 8192
+"""So many rows are looked at at a time."""
 
 
 def look(store: Store, request: Request) -> Plan:
@@ -29,18 +41,32 @@ def look(store: Store, request: Request) -> Plan:
 
 def dead_letters(store: Store, request: Request) -> Plan:
     """What was given up on, and why: one by one, or how many there are for each reason."""
-    rows = open_view(store.root).failures.arrow(LETTERS).to_pylist()
-    wanted = {name: request.arguments[name] for name in ("reason", "fault", "shard") if name in request.arguments}
-    rows = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
-    facts = (("dead_letters", str(len(rows))),)
+    import pyarrow.compute as pc
+
     by = request.arguments.get("by")
-    if by is not None:
-        if by not in LETTERS:
-            raise UsageError(f"Dead letters are not counted by {by!r}.", f"By one of: {', '.join(LETTERS)}.")
-        counts = Counter(_cell(row[by]) for row in rows).most_common()
-        return Plan(facts=facts, columns=(by, "count"), rows=tuple((name, str(count)) for name, count in counts))
-    cells = tuple(tuple(_cell(row[name]) for name in LETTERS) for row in rows[:SHOWN])
-    return Plan(facts=facts, columns=LETTERS, rows=cells)
+    if by is not None and by not in COUNTED:
+        raise UsageError(f"Dead letters are not counted by {by!r}.", f"By one of: {', '.join(COUNTED)}.")
+    wanted = [(name, request.arguments[name]) for name in ("reason", "fault", "shard") if name in request.arguments]
+    where = reduce(and_, (pc.field(name) == value for name, value in wanted)) if wanted else None
+    found = open_view(store.root).failures.dataset()
+    if by is None:
+        facts = (("dead_letters", str(_scanner(found, [], where).count_rows())),)
+        rows = _scanner(found, LETTERS, where).head(SHOWN).to_pylist()
+        return Plan(
+            facts=facts, columns=LETTERS, rows=tuple(tuple(_cell(row[name]) for name in LETTERS) for row in rows)
+        )
+    counts: Counter[str] = Counter()
+    for batch in _scanner(found, [by], where).to_batches():
+        counts.update(map(_cell, batch[by].to_pylist()))
+    shown = (("shown", f"{SHOWN} of {len(counts)}"),) if len(counts) > SHOWN else ()
+    facts = (("dead_letters", str(counts.total())), *shown)
+    most = counts.most_common(SHOWN)
+    return Plan(facts=facts, columns=(by, "count"), rows=tuple((name, str(count)) for name, count in most))
+
+
+def _scanner(found: ds.Dataset, columns: Sequence[str], where: pc.Expression | None) -> ds.Scanner:
+    """Reads on as it is asked to, a little ahead: never the whole table in memory."""
+    return found.scanner(columns=list(columns), filter=where, batch_size=BATCH, batch_readahead=1, fragment_readahead=1)
 
 
 def tombstones(store: Store, _request: Request) -> Plan:
