@@ -25,12 +25,12 @@ VLLM_WANTED = $(or $(VLLM),$(CI),$(wildcard $(VENV_VLLM)/.made))
 TEST = $(RUN) -m pytest -q $(PYTEST_ARGS)
 # What waits more than it works, as chaos does, goes on side by side.
 TEST_PARTS := simulation crash processes abuse chaos
-TEST_VLLM = $(RUN_VLLM) -m pytest -q -n 2 --dist loadfile -o filterwarnings=default -o timeout=600 -k vllm \
+TEST_VLLM = $(RUN_VLLM) -m pytest -q -n 2 --dist loadfile -o filterwarnings=default -o timeout=2400 -k vllm \
 	$(PYTEST_ARGS) tests/vllm_real tests/engines/test_contract.py
 # The other version that cfbus is tested with, in an environment of its own, with tests that share one start of it: its
 # arguments, captions by the right words and by the words of vLLM itself, what every engine promises.
 VLLM_OTHER := 0.28.0
-TEST_VLLM_OTHER = .venv-vllm-$(VLLM_OTHER)/bin/python -m pytest -q -o filterwarnings=default -o timeout=600 -k vllm \
+TEST_VLLM_OTHER = .venv-vllm-$(VLLM_OTHER)/bin/python -m pytest -q -o filterwarnings=default -o timeout=2400 -k vllm \
 	$(PYTEST_ARGS) $(addprefix tests/,vllm_real/test_arguments.py vllm_real/test_captions.py engines/test_contract.py)
 
 # The environment is kept if its Python still runs and fits, and if it was made in this folder: the

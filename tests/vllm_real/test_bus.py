@@ -36,7 +36,7 @@ def folder_of(folder: Path, count: int) -> dict[str, Coloured]:
 def run(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cfbus.tools.main", "run", *map(str, arguments)]
     environment = os.environ | engine_vllm.ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} | environ
-    return subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment, check=False)
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_captions_over_the_bus_are_those_of_vllm_by_itself(tmp_path: Path) -> No
 def said_directly(folder: Path, prompts: list[str]) -> list[dict[str, Any]]:
     command = [sys.executable, str(Path(__file__).parent / "direct.py"), str(folder), *prompts]
     environment = os.environ | engine_vllm.ENVIRONMENT
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment, check=True)
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found
 

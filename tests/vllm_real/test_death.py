@@ -78,11 +78,11 @@ def test_a_killed_engine_costs_no_caption_but_that_of_the_picture_that_kills_it(
             [*command, "--config", str(tmp_path / "my.yaml")], stdout=said, stderr=said, env=environment, text=True
         )
     try:
-        until(lambda: engine_cores(running.pid), 300, running)
-        until(lambda: log.exists() and found_and_built_anew(log.read_text()), 300, running)
+        until(lambda: engine_cores(running.pid), 900, running)
+        until(lambda: log.exists() and found_and_built_anew(log.read_text()), 900, running)
         (core,) = engine_cores(running.pid)
         os.kill(core, signal.SIGKILL)
-        assert running.wait(400) == 3, (tmp_path / "said").read_text() + log.read_text()
+        assert running.wait(900) == 3, (tmp_path / "said").read_text() + log.read_text()
     finally:
         running.terminate()
         running.wait(60)
