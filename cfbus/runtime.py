@@ -95,7 +95,8 @@ class Loop:
         def asked(_signal: int, _frame: object) -> None:
             if had_terminal and not _has_terminal():
                 self.stop_requests += 1
-            read_again()
+            else:
+                read_again()
             self.wake()
 
         signal.signal(signal.SIGHUP, asked)

@@ -152,6 +152,7 @@ class BrokerDaemon:
         return figures.of_broker(self._core, self._dropped, runtime.now())
 
     def _close(self) -> None:
+        self._reconfiguring.close()
         self._metrics.close()
         self._peers.close()
         self._monitors.close()

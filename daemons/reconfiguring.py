@@ -32,6 +32,7 @@ from cfbus.spec import spec_of
 
 MAX_WAITING = 64
 PROBLEM_CHARS = 1000
+CLOSE_SECONDS = 5.0
 
 
 def settings_of(config: Config) -> Settings:
@@ -86,6 +87,7 @@ class Reconfiguring:
         self._next = _Round()
         self._hangups = self._answered = 0
         self._reading: _Round | None = None
+        self._thread: threading.Thread | None = None
         self._read: queue.SimpleQueue[Loaded | CfbusError] = queue.SimpleQueue()
 
     def hangup(self) -> None:
@@ -121,7 +123,14 @@ class Reconfiguring:
         if self._reading.hangup:
             notify.reloading()
         # a daemon: a source that does not answer must not keep the process
-        threading.Thread(target=self._work, name="read-configuration", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="read-configuration", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wait a little for what is being read: a thread that is still within somebody's compiled library when the
+        interpreter ends aborts the process."""
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
         read: Loaded | CfbusError = CfbusError(

@@ -84,6 +84,20 @@ def test_all_who_ask_while_it_is_read_are_answered_by_the_next_reading(reading: 
     assert reading.reads == 2
 
 
+def test_who_closes_waits_for_what_is_read(reading: Reading) -> None:
+    reading.it.close()
+    reading.may.clear()
+    reading.ask("reload")
+    reading.turn()
+    closing = threading.Thread(target=reading.it.close)
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive()
+    reading.may.set()
+    closing.join(60)
+    assert reading.woken.is_set(), "the process may end while it is read"
+
+
 def test_to_compare_is_not_to_change(reading: Reading) -> None:
     reading.file = config(broker={"chunk_size": 7})
     reading.ask("config-diff")
