@@ -17,6 +17,8 @@ from cfbus.bus.messages import MAX_FRAME_BYTES
 from cfbus.bus.sockets import Connection, ConnectionWatch
 from cfbus.errors import AddressInUseError, ConfigError
 
+GREETING_BYTES, HELLO_BYTES = 64, 202
+
 # -- what the broker's ports are ---------------------------------------------------------------
 
 
@@ -141,6 +143,9 @@ def test_what_a_refusal_says(bench: Bench, status: bytes, expected: Connection) 
         client, _ = door.accept()
         with client:
             client.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + b"\1" + bytes(31))
+            client.settimeout(DEADLINE)
+            # A client that has not said HELLO yet takes any word for a broken protocol.
+            assert len(client.makefile("rb").read(GREETING_BYTES + HELLO_BYTES)) == GREETING_BYTES + HELLO_BYTES
             client.sendall(b"\4\x0a\5ERROR" + bytes([len(status)]) + status)
             assert outcome(watch, Connection.LATER) is expected
         assert watch.dead
