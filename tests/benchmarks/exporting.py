@@ -212,7 +212,7 @@ def redo(folder: Path, rows: int) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Measure, print the tables, and put them into the page if that is wanted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rows", type=int, default=500_000)
+    parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--large-rows", type=int, default=10_000_000)
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/exports.md")
     flags = parser.parse_args(arguments)
