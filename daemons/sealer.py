@@ -77,7 +77,5 @@ class Sealer:
     def _ended(self, exit_code: int, said: str) -> None:
         self._child = None
         file, self._file = self._file, None
-        if (
-            file is not None
-        ):  # one without work that is killed (the kernel does that when memory is short) is not missed
+        if file is not None:  # one that is killed while it waits for work is not missed
             self._failed(file, exit_code, said)

@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from crash.amended import ALL, REDONE, ROWS, counting, requeue, revoke, take_down, taken
 from crash.cuts import Cut, Facts
-from crash.recovery import by_glob, by_manifest, rows_of
+from crash.recovery import by_glob, by_manifest, look
 from crash.rig import STORE, WriterRig
 from crash.sample import PARTS, PASSES, SHARDS, Row
 
@@ -49,7 +48,7 @@ def recover_applied(cut: Cut, root: Path) -> None:
     _compact(root)
     known.applied = 2
     rows = _check(root, known)
-    assert rows == _once(by_glob(root, "captions"), by_glob(root, "failures")), "a glob sees something else"
+    assert rows == look(root, by_glob, ROWS), "a glob sees something else"
     assert rows.keys() == _seen(root).keys(), "files have rows that do not count"
     numbers = {ROWS[row].number for row in rows}
     assert numbers == LEFT, f"of these results rows are left: {sorted(numbers)}"
@@ -61,24 +60,9 @@ def _compact(root: Path) -> None:
     compact(Store.peek(root / STORE), time.time_ns() // 1000, 0)
 
 
-def _once(*tables: Iterable[Path]) -> dict[Row, int]:
-    rows: Counter[Row] = Counter()
-    positions: dict[Row, int] = {}
-    for table, files in zip(("captions", "failures"), tables, strict=True):
-        for path in files:
-            for row, position in rows_of(table, path.read_bytes()):
-                rows[row] += 1
-                positions[row] = position
-    doubles = [row for row, count in rows.items() if count > 1]
-    assert not doubles, f"{len(doubles)} rows are there twice, such as {doubles[:3]}"
-    wrong = [row for row in rows if row not in ROWS]
-    assert not wrong, f"{len(wrong)} rows are not as they were sent, such as {wrong[:3]}"
-    return positions
-
-
 def _check(root: Path, known: Facts) -> dict[Row, int]:
     """What the files of the manifest have, after all of it was compared with what it has to be."""
-    there = _once(by_manifest(root, "captions"), by_manifest(root, "failures"))
+    there = look(root, by_manifest, ROWS)
     manifest = Manifest.open(Store.peek(root / STORE))
     try:
         segments, stones = manifest.segments(), manifest.tombstones()

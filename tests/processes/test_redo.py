@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes.support import Nursery, Terminals, until
-from processes.test_admin_verbs import Admin
+from processes.all_daemons import AllDaemons
+from processes.support import Nursery, until
 
 import cfbus
 
@@ -28,24 +27,12 @@ BUS = (
 )
 
 
-class Bus:
-    """All daemons, and somebody who asks."""
+class Bus(AllDaemons):
+    """A run that is at its end."""
 
     def __init__(self, nursery: Nursery, folder: Path) -> None:
-        self.terminals = Terminals(nursery, folder, *BUS)
-        self.ask = Admin(nursery, self.terminals)
-        self.store = folder / "captions"
-        self._daemons = [self.terminals.start(name) for name in ("broker", "writer", "gpu-0")]
+        super().__init__(nursery, folder, *BUS)
         self.finished()
-
-    def end(self) -> None:
-        for daemon in reversed(self._daemons):
-            daemon.signal(signal.SIGTERM)
-            daemon.ends(0)
-
-    def finished(self) -> None:
-        with self.terminals.watch() as watch:
-            watch.until("all is captioned and sealed", lambda s: s.finished and s.sealed)
 
     def rows(self, *, latest: bool = True) -> list[tuple[str, int, str, int, str]]:
         names = ("shard", "item_index", "slot", "revision", "caption")

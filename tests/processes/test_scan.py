@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from processes.support import Nursery, Terminals
-from processes.test_admin_verbs import Admin
+from processes.all_daemons import AllDaemons
+from processes.support import Nursery
 
 ITEMS = 300
 BUS = (
@@ -22,23 +21,15 @@ BUS = (
 )
 
 
-class Bus:
-    """All daemons with a run that is half done, paused, and nothing of it sealed; and somebody who asks."""
+class Bus(AllDaemons):
+    """A run that is half done, paused, and nothing of it sealed."""
 
     def __init__(self, nursery: Nursery, folder: Path) -> None:
-        self.terminals = Terminals(nursery, folder, *BUS)
-        self.ask = Admin(nursery, self.terminals)
-        self.store = folder / "captions"
-        self._daemons = [self.terminals.start(name) for name in ("broker", "writer", "gpu-0")]
+        super().__init__(nursery, folder, *BUS)
         with self.terminals.watch() as watch:
             watch.until("something is done", lambda s: s.captions > 0)
             self.ask("pause")
             watch.until("nothing is leased", lambda s: s.leased == 0)
-
-    def end(self) -> None:
-        for daemon in reversed(self._daemons):
-            daemon.signal(signal.SIGTERM)
-            daemon.ends(0)
 
     def ledger(self, **facts: str) -> dict[str, str]:
         """What it says, after these were changed behind the broker's back."""
@@ -79,6 +70,5 @@ def test_a_wrong_ledger_is_told_and_mended_and_the_journal_is_compared(bus: Bus)
     assert "does not know it" in bus.ask("scan", "--fix", ends=74)
     stranger.unlink()
     bus.ask("resume")
-    with bus.terminals.watch() as watch:
-        watch.until("all is captioned and sealed", lambda s: s.finished and s.sealed)
+    bus.finished()
     assert bus.ask.json("scan") == {"whole": True, "findings": []}
